@@ -1,0 +1,292 @@
+"""The real Hermes against the stand-in workspace: what the user of `hermes chat` sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+
+from setup_hermes import refresh_token
+from tests.conftest import ROOT
+from tests.standin import GATEWAY_FAULTS, HOSTS, OPUS_4_6, OPUS_4_7, StandIn, default_serves
+
+ONLY_GATEWAY = ("openai", "mlflow/v1")
+
+
+@pytest.fixture
+def workspace() -> Iterator[StandIn]:
+    with StandIn() as standin:
+        yield standin
+
+
+def setup(workspace: StandIn, home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    env = workspace.env | {"HOME": str(home)} | settings
+    command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ask(workspace: StandIn, home: Path, question: str, *options: str) -> str:
+    """What `hermes chat -q` prints."""
+    workspace.requests.clear()
+    command = [str(home / ".local" / "bin" / "hermes"), "chat", "-q", question, *options]
+    env = workspace.env | {"HOME": str(home)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout
+
+
+def base_url(home: Path) -> str:
+    config = yaml.safe_load((home / ".hermes" / "config.yaml").read_text())
+    return str(config["model"]["base_url"])
+
+
+def direct_only() -> dict[str, set[str]]:
+    return {"serving-endpoints": {OPUS_4_6}}
+
+
+def test_the_trace_that_started_this(workspace: StandIn, hermes_home: Path) -> None:
+    direct = f"https://{workspace.workspace_host}/serving-endpoints"
+    old = {
+        "model": {"default": OPUS_4_7, "provider": "custom", "base_url": direct, "api_key": workspace.token},
+        "fallback_providers": [{"provider": "custom", "model": OPUS_4_6, "base_url": direct, "api_key": "stale"}],
+        "security": {"allow_lazy_installs": False},
+    }
+    (hermes_home / ".hermes").mkdir()
+    (hermes_home / ".hermes" / "config.yaml").write_text(yaml.safe_dump(old))
+    said = ask(workspace, hermes_home, "hello")
+    parts = [
+        f"NotFoundError [HTTP 404]\n.*Model: {OPUS_4_7}\n.*Endpoint: {direct}\n",
+        "ENDPOINT_NOT_FOUND",
+        f"switching to fallback: {OPUS_4_6}",
+        f"PermissionDeniedError [HTTP 403]\n.*Model: {OPUS_4_6}\n",
+        "Invalid access token",
+    ]
+    pattern = ".*".join(re.escape(part).replace(r"\.\*", "[^\n]*").replace("\\\n", "\n") for part in parts)
+    assert re.search(pattern, said, re.DOTALL), said
+    assert [(r.status, r.model) for r in workspace.chats()] == [(404, OPUS_4_7), (403, OPUS_4_6)]
+
+    assert setup(workspace, hermes_home).returncode == 0
+    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    assert "stale" not in (hermes_home / ".hermes" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("model", [OPUS_4_7, OPUS_4_6])
+@pytest.mark.parametrize("cloud", HOSTS)
+def test_hermes_answers_through_the_gateway(cloud: str, model: str, hermes_home: Path) -> None:
+    with StandIn(cloud=cloud) as workspace:
+        done = setup(workspace, hermes_home, HERMES_MODEL=model)
+        assert done.returncode == 0, done.stderr
+        assert f"{model} through https://{HOSTS[cloud][1]}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+        assert {r.host for r in workspace.chats()} == {HOSTS[cloud][1]}
+
+
+@pytest.mark.parametrize("fault", [fault for fault in GATEWAY_FAULTS if fault != "ok"])
+def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) -> None:
+    with StandIn(gateway=fault, serves=direct_only()) as workspace:
+        direct = f"https://{workspace.workspace_host}/serving-endpoints"
+        done = setup(workspace, hermes_home)
+        said = {"refused": "proxy: ", "black-holed": "timed out", "bad-certificate": "TLS: certificate verify failed"}[fault]
+        assert f"AI Gateway https://{workspace.gateway_host} cannot be reached ({said}" in done.stderr
+        assert (done.returncode, base_url(hermes_home)) == (0, direct)
+        assert f"This workspace serves {OPUS_4_6}: set HERMES_MODEL" in done.stderr
+        assert sum(r.host == workspace.gateway_host for r in workspace.requests) == 1
+        assert f"{OPUS_4_6} through {direct}: hello" in ask(workspace, hermes_home, "hello", "-Q")
+        assert (404, OPUS_4_7) in [(r.status, r.model) for r in workspace.chats()]
+
+        assert setup(workspace, hermes_home, HERMES_MODEL=OPUS_4_6).returncode == 0
+        assert f"{OPUS_4_6} through {direct}: hello" in ask(workspace, hermes_home, "hello", "-Q")
+        assert [(r.status, r.model) for r in workspace.chats()] == [(200, OPUS_4_6)]
+
+
+@pytest.mark.parametrize("route", list(default_serves()))
+def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, hermes_home: Path) -> None:
+    with StandIn(
+        serves={route: {OPUS_4_7}, "serving-endpoints": {OPUS_4_6, *([OPUS_4_7] if "serving" in route else [])}}
+    ) as workspace:
+        assert setup(workspace, hermes_home).returncode == 0
+        host = workspace.gateway_host if route in ONLY_GATEWAY else workspace.workspace_host
+        assert base_url(hermes_home) == f"https://{host}/{route}"
+        assert f"{OPUS_4_7} through https://{host}/{route}: hello" in ask(workspace, hermes_home, "hello", "-Q")
+
+
+# --- Rotation and loss ------------------------------------------------------------------------------------------------
+
+
+def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home: Path) -> None:
+    pexpect = pytest.importorskip("pexpect", reason="pexpect is missing: it types into an interactive session")
+    assert setup(workspace, hermes_home).returncode == 0
+    workspace.requests.clear()
+    hermes = str(hermes_home / ".local" / "bin" / "hermes")
+    env = workspace.env | {"HOME": str(hermes_home)}
+    session = pexpect.spawn(hermes, ["chat"], env=env, dimensions=(40, 160), encoding="utf-8", timeout=60)
+    try:
+        session.expect("\u276f")  # the prompt's arrow
+        for word in ("first", "second", "third"):
+            session.send(word)
+            session.expect(word)
+            session.send("\r")
+            session.expect(rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}")
+            assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
+    finally:
+        session.close(force=True)
+    answered = [r.token for r in workspace.chats() if r.status == 200]
+    assert len(set(answered)) == 3
+
+
+def test_a_token_revoked_in_mid_turn(workspace: StandIn, hermes_home: Path) -> None:
+    assert setup(workspace, hermes_home).returncode == 0
+    workspace.tool_call = True
+    workspace.on_tool_call = lambda: refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
+    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    seen = [(r.status, r.model) for r in workspace.chats()]
+    assert (403, OPUS_4_7) in seen
+    assert {model for _, model in seen} == {OPUS_4_7}
+    assert len({r.token for r in workspace.chats()}) == 2
+
+
+def test_a_gateway_lost_after_setup(workspace: StandIn, hermes_home: Path) -> None:
+    assert setup(workspace, hermes_home).returncode == 0
+    workspace.gateway = "refused"
+    said = ask(workspace, hermes_home, "hello", "-Q")
+    assert f"{OPUS_4_6} through https://{workspace.workspace_host}/serving-endpoints: hello" in said
+
+
+def test_a_model_that_is_withdrawn(workspace: StandIn, hermes_home: Path) -> None:
+    assert setup(workspace, hermes_home).returncode == 0
+    for models in workspace.serves.values():
+        models.discard(OPUS_4_7)
+    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+
+
+@pytest.mark.parametrize("name", ["a: b # c", "- x", "null", "1e5", 'it\'s "quoted"', "name\n"])
+def test_a_model_name_arrives_as_it_is(name: str, hermes_home: Path) -> None:
+    with StandIn(serves={"openai": {name.strip()}}) as workspace:
+        assert setup(workspace, hermes_home, HERMES_MODEL=name).returncode == 0
+        assert f"{name.strip()} through https://{workspace.gateway_host}/openai: hello" in ask(
+            workspace, hermes_home, "hello", "-Q"
+        )
+
+
+# --- Tokens -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home: Path) -> None:
+    token, seen, done = workspace.token.encode(), list[bytes](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.append(process.read_bytes())
+                except OSError:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        first, again = setup(workspace, hermes_home), setup(workspace, hermes_home, "--check")
+        said = ask(workspace, hermes_home, "hello") + first.stdout + first.stderr + again.stdout + again.stderr
+    finally:
+        done.set()
+        watcher.join()
+    assert "OK: " in again.stdout
+    assert token.decode() not in said
+    assert any(b"setup_hermes.py" in line for line in seen)
+    assert not any(token in line for line in seen)
+    files = [Path(folder) / name for folder, _, names in os.walk(hermes_home) for name in names]
+    assert [f for f in files if f.is_file() and token in f.read_bytes()] == [hermes_home / ".hermes" / "config.yaml"]
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Callable[[StandIn], dict[str, str]]:
+    """Settings that leave host and token to a `~/.databrickscfg` profile."""
+
+    def write(workspace: StandIn) -> dict[str, str]:
+        config = tmp_path / "databrickscfg"
+        config.write_text(f"[work]\nhost = https://{workspace.workspace_host}/\ntoken = {workspace.token}\n")
+        more = {"DATABRICKS_HOST": "", "DATABRICKS_TOKEN": "", "DATABRICKS_CONFIG_PROFILE": "work"}
+        return {**more, "DATABRICKS_CONFIG_FILE": str(config)}
+
+    return write
+
+
+def test_a_profile_gives_host_and_token(
+    workspace: StandIn, hermes_home: Path, profile: Callable[[StandIn], dict[str, str]]
+) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
+    done = setup(workspace, hermes_home, **profile(workspace))
+    assert done.returncode == 0, done.stderr
+    assert base_url(hermes_home) == f"https://{workspace.gateway_host}/openai"
+    assert workspace.token in (hermes_home / ".hermes" / "config.yaml").read_text()
+
+
+def test_a_service_principal_gives_the_token(hermes_home: Path) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
+    with StandIn(oauth=600) as workspace:
+        done = setup(workspace, hermes_home)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(
+            workspace, hermes_home, "hello", "-Q"
+        )
+
+
+def test_a_service_principal_with_a_wrong_secret(hermes_home: Path) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
+    with StandIn(oauth=600) as workspace:
+        done = setup(workspace, hermes_home, DATABRICKS_CLIENT_SECRET="wrong-secret")
+        assert done.returncode == 0
+        assert done.stderr.startswith("databricks-sdk found no token: ")
+        assert done.stderr.count("\n") == 1
+        assert "wrong-secret" not in done.stderr
+        assert "No Databricks token yet" in done.stdout
+
+
+# --- The stand-in itself ----------------------------------------------------------------------------------------------
+
+
+def test_the_stand_in_wraps_a_command(tmp_path: Path) -> None:
+    url = "os.environ['DATABRICKS_HOST'] + '/api/2.0/serving-endpoints'"
+    code = f"import requests, os; print(requests.get({url}, timeout=9).status_code)"
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "tests.standin", "--cloud", "gcp", "--serve", "openai=a,b", "--log", str(log), "--"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", f"{code}; raise SystemExit(7)"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (7, b"401\n")
+    assert '"path": "/api/2.0/serving-endpoints"' in log.read_text()
+
+
+def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
+    code = "import requests; requests.get('https://example.com', timeout=9)"
+    done = subprocess.run([sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False)
+    assert "Tunnel connection failed: 403" in done.stderr
+    code = "import requests; print(requests.get('http://example.com', timeout=9).status_code)"
+    done = subprocess.run([sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False)
+    assert done.stdout == "403\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "meaning"),
+    [
+        ({"feature_disabled": True}, "AI Gateway is not enabled for this workspace"),
+        ({"reject_token": True}, "token rejected or not permitted"),
+        ({"serves": direct_only()}, "not served here"),
+        ({"gateway": "refused", "serves": direct_only()}, "AI Gateway https"),
+        ({"gateway": "black-holed", "serves": direct_only(), "latency": 0.02}, "timed out after 2 s"),
+    ],
+)
+def test_check_names_the_fault(fault: dict[str, object], meaning: str, hermes_home: Path) -> None:
+    with StandIn(**fault) as workspace:  # type: ignore[arg-type]
+        done = setup(workspace, hermes_home, "--check")
+        assert done.returncode == 1, done.stdout
+        assert meaning in done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1].startswith("Not served: ")
+        assert not (hermes_home / ".hermes").exists()

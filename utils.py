@@ -1,0 +1,278 @@
+"""Where the AI Gateway of a Databricks workspace is, and small helpers that CODA's setup scripts share."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+# Azure: adb-<workspace-id>.<shard>.azuredatabricks.net; GCP: <workspace-id>.<shard>.gcp.databricks.com. AWS hosts hold no id.
+# Source: https://docs.databricks.com/en/workspace/workspace-details.html
+_HOST_WITH_ID = re.compile(r"adb-([0-9]{1,20})\.[0-9]+\.azuredatabricks\.net|([0-9]{1,20})\.[0-9]+\.gcp\.databricks\.com")
+_HOST_NAME = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NAMESPACE = re.compile(r"(/openai(/v1)?|/mlflow(/v1)?|/anthropic(/v1)?|/gemini(/v1(beta)?)?)?(/chat/completions)?/*$")
+
+
+def ensure_https(url: str) -> str:
+    """Add `https://` to a URL or host without a scheme.
+
+    Arguments:
+        url: as found in the environment, surrounding white space included.
+
+    Returns:
+        The URL with a scheme; "" for "".
+    """
+    url = (url or "").strip()
+    return url if not url or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", url) else f"https://{url}"
+
+
+def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
+    """Check a URL from a setting, and put it into one form.
+
+    Arguments:
+        setting: the setting's name, for the error.
+        value: a URL or a bare host, in any case, with a trailing slash, a path or `/?o=<id>`.
+        keep_path: keep the path (never the query).
+
+    Returns:
+        `https://host[:port][/path]` in lower case but for the path, without a trailing slash; "" for a blank value.
+
+    Raises:
+        ValueError: one line that names the setting, what was found (user info and tokens hidden) and what is expected.
+    """
+    url = ensure_https(value)
+    if not url:
+        return ""
+    # Checked before urlsplit, which drops tabs and newlines without a word.
+    problem = "" if re.fullmatch(r"[!-\[\]-~]+", url) else "it holds a space, a backslash, a control or a non-ASCII character"
+    if not problem:
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").removesuffix("."), parts.port
+        except ValueError as error:
+            problem = str(error)
+    if not problem:
+        local = _is_loopback(host)
+        if "@" in parts.netloc:
+            problem = "it holds user info"
+        elif port == 0 or parts.netloc.endswith(":"):
+            problem = "its port is not a number from 1 to 65535"
+        elif not local and not _HOST_NAME.fullmatch(host):
+            problem = "it is no host name"
+        elif parts.scheme != "https" and not (parts.scheme == "http" and local):
+            problem = "only https:// keeps a token private"
+    if problem:
+        found = re.sub(r"//[^/]*@|(dapi|eyJ)[\w.-]*", "***", value.strip())
+        raise ValueError(f"{setting}: {found[:100]!r} will not do ({problem}); expected something like https://host.example")
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")
+
+
+def get_gateway_host(env: Mapping[str, str] | None = None) -> str:
+    """Find the base URL of the workspace's AI Gateway from the environment.
+
+    In order: `_GATEWAY_RESOLVED`, a parent's answer, as it is; `DATABRICKS_GATEWAY_HOST`, trusted; one candidate built from
+    `DATABRICKS_WORKSPACE_ID` or else from the id in `DATABRICKS_HOST`, if it answers a probe.
+
+    Arguments:
+        env: where these variables are; the process's own environment by default.
+
+    Returns:
+        The base URL, without a namespace such as `/openai`; "" where there is none, so: use direct serving endpoints.
+    """
+    env = os.environ if env is None else env
+    if "_GATEWAY_RESOLVED" in env:
+        return env["_GATEWAY_RESOLVED"]
+    explicit = env.get("DATABRICKS_GATEWAY_HOST", "").strip()
+    if "<" in explicit:
+        _warn(f"DATABRICKS_GATEWAY_HOST: {explicit[:100]!r} still holds the template's placeholder; passed over.")
+    elif explicit:
+        try:
+            return _NAMESPACE.sub("", clean_url("DATABRICKS_GATEWAY_HOST", explicit, keep_path=True))
+        except ValueError as error:
+            _warn(f"{error}; passed over.")
+    host = env.get("DATABRICKS_HOST", "")
+    workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip() or _derive_workspace_id_from_host(host)
+    candidate = _build_gateway_candidate(workspace_id, host)
+    return candidate if candidate and _probe_gateway(candidate) else ""
+
+
+def resolve_and_cache_gateway() -> str:
+    """Find the gateway once for this process and its children, which read it from `_GATEWAY_RESOLVED`.
+
+    Returns:
+        As `get_gateway_host`.
+    """
+    os.environ["_GATEWAY_RESOLVED"] = gateway = get_gateway_host()
+    return gateway
+
+
+def _derive_workspace_id_from_host(host: str | None) -> str:
+    """Read the workspace id out of a workspace's URL.
+
+    Arguments:
+        host: a value of `DATABRICKS_HOST`, in any form it takes.
+
+    Returns:
+        The digits of an Azure host, a GCP host or `?o=<id>`; "" for anything else.
+    """
+    try:
+        name = urlsplit(clean_url("host", host or "")).hostname or ""
+    except ValueError:
+        return ""
+    if match := _HOST_WITH_ID.fullmatch(name):
+        return match[1] or match[2]
+    given = parse_qs(urlsplit(ensure_https(host or "")).query).get("o", [""])[0]
+    return given if re.fullmatch("[0-9]{1,20}", given) else ""
+
+
+def _build_gateway_candidate(workspace_id: str, host: str | None) -> str:
+    """Build the URL at which a workspace's AI Gateway is expected.
+
+    Arguments:
+        workspace_id: digits.
+        host: the workspace's host, which tells the cloud.
+
+    Returns:
+        The Azure, the GCP or, for any other host, the AWS form; "" where the id is not made of digits.
+        Azure's shard is always 0 here: another one is set with `DATABRICKS_GATEWAY_HOST`.
+    """
+    if not re.fullmatch("[0-9]{1,20}", workspace_id):
+        return ""
+    try:
+        name = urlsplit(clean_url("host", host or "")).hostname or ""
+    except ValueError:
+        name = ""
+    if name.endswith(".azuredatabricks.net"):
+        return f"https://{workspace_id}.0.ai-gateway.azuredatabricks.net"
+    if name.endswith(".gcp.databricks.com"):
+        return f"https://{workspace_id}.ai-gateway.gcp.databricks.com"
+    return f"https://{workspace_id}.ai-gateway.cloud.databricks.com"
+
+
+def _probe_gateway(url: str, timeout: float = 2.0) -> bool:
+    """Ask whether a gateway is there, as `unreachable` does.
+
+    Arguments:
+        url: the gateway's base URL.
+        timeout: seconds for everything.
+
+    Returns:
+        True for any HTTP answer. False, and a line on stderr that says why, for a failure below HTTP.
+    """
+    if reason := unreachable(url, timeout):
+        _warn(f"AI Gateway {url} cannot be reached ({reason}); using the workspace's own endpoints instead.")
+    return not reason
+
+
+def unreachable(url: str, timeout: float = 2.0) -> str:
+    """Ask for an HTTP answer, any one, without a token and without following a redirect.
+
+    Arguments:
+        url: what to ask for.
+        timeout: seconds for everything: name look-up, each address, TLS and the answer's first line.
+
+    Returns:
+        "" when one came; else why not.
+    """
+    failures = [f"timed out after {timeout:g} s"]
+
+    def ask() -> None:
+        try:
+            # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
+            requests.get(url, timeout=timeout, allow_redirects=False, stream=True, auth=lambda request: request).close()
+            failures.clear()
+        except (requests.RequestException, ValueError) as error:
+            failures[:] = [why_unreachable(error)]
+
+    # A thread, as requests' own time-outs count anew for each address and leave the name look-up out.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return failures[0] if failures else ""
+
+
+def why_unreachable(error: Exception) -> str:
+    """Say in a few words why no HTTP answer came.
+
+    Arguments:
+        error: what requests raised.
+
+    Returns:
+        `timed out`, or `DNS`, `TLS`, `proxy` or `connection` with the innermost message.
+    """
+    if isinstance(error, requests.Timeout):
+        return "timed out"
+    inner: object = error
+    while isinstance(inner, BaseException):
+        cause = getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
+        if not isinstance(cause, BaseException):
+            break
+        inner = cause
+    detail = re.sub(r"^.*?: (?=\[)|\[[^]]*\] ?| \(_ssl\.c:\d+\)", "", str(inner)).strip() or type(inner).__name__
+    kinds = {"proxy": requests.exceptions.ProxyError, "TLS": requests.exceptions.SSLError}
+    kind = next((name for name, cls in kinds.items() if isinstance(error, cls)), "connection")
+    if "resolve" in detail:
+        kind, detail = "DNS", "no such host"
+    return f"{kind}: {detail}"
+
+
+def adapt_instructions_file(source_path: str | Path, target_path: str | Path, new_header: str, cli_name: str) -> bool:
+    """Write CLAUDE.md as another CLI's instructions file.
+
+    Arguments:
+        source_path: CLAUDE.md.
+        target_path: where the CLI looks; folders are made.
+        new_header: the line that replaces the first `# ` header, or goes above a text without one.
+        cli_name: the CLI's name, for the message.
+
+    Returns:
+        True when written; False, with a message, where the source is missing.
+    """
+    source, target = Path(source_path), Path(target_path)
+    if not source.is_file():
+        print(f"{cli_name}: {source} is not there, so no {target.name} was written.")
+        return False
+    text = source.read_text(encoding="utf-8")
+    adapted, replaced = re.subn(r"^# .*$", lambda _: new_header, text, count=1, flags=re.MULTILINE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(adapted if replaced else f"{new_header}\n\n{text}", encoding="utf-8")
+    print(f"{cli_name}: {target} written from {source.name}.")
+    return True
+
+
+def get_npm_version(package_name: str) -> str | None:
+    """Ask npm for a package's newest version.
+
+    Arguments:
+        package_name: as the npm registry has it.
+
+    Returns:
+        The version; None on any failure, and after 30 seconds.
+    """
+    try:
+        answer = subprocess.run(
+            ["npm", "view", package_name, "version"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
