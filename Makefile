@@ -6,7 +6,7 @@ RUN := $(BIN)/python
 DEMO := $(CURDIR)/.demo
 STANDIN = HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(DEMO)/.local/bin/hermes
@@ -25,10 +25,12 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-# On your workspace when DATABRICKS_HOST or a profile is there, else on the stand-in.
+# On your workspace when DATABRICKS_HOST or a profile is there, else (or with STANDIN_OPTIONS) on the stand-in.
+WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
+	{ [ -z "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] && [ ! -f "$$HOME/.databrickscfg" ]; }
 check: .venv/ready
-	@if [ -n "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] || [ -f "$$HOME/.databrickscfg" ]; \
-	then $(RUN) setup_hermes.py --check; else $(STANDIN) $(RUN) setup_hermes.py --check; fi
+	@mkdir -p $(DEMO)
+	@if $(WITHOUT_WORKSPACE); then $(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
 
 .venv/ready: requirements.txt tests/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
@@ -41,6 +43,9 @@ $(DEMO)/.local/bin/hermes: .venv/ready
 	@mkdir -p $(DEMO)
 	@env -u DATABRICKS_HOST -u DATABRICKS_TOKEN DATABRICKS_CONFIG_FILE=/dev/null HOME=$(DEMO) $(RUN) setup_hermes.py
 	@touch -c $@
+
+bench: $(DEMO)/.local/bin/hermes
+	$(RUN) -m tests.bench
 
 clean:
 	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/screenshots

@@ -33,7 +33,8 @@ import yaml
 
 from utils import adapt_instructions_file, clean_url, get_gateway_host, unreachable, why_unreachable
 
-HERMES = "hermes-agent==0.19.0"
+HERMES = "hermes-agent[mcp]==0.19.0"
+MCP = "mcp==1.26.0"  # what that extra pins, for a HERMES_PIP_URL that names no extra
 GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
 OURS = (GATEWAY, DIRECT, SECOND)
 MCP_DEFAULTS = {
@@ -234,7 +235,7 @@ def install_hermes(home: Path, package: str) -> bool:
         print("Hermes cannot be installed: uv is missing; `pip install uv` brings it.", file=sys.stderr)
         return False
     print(f"Hermes:    installing {package} ...", flush=True)
-    command = [*uv, "tool", "install", "--quiet", "--force", package, "--with", "mcp"]
+    command = [*uv, "tool", "install", "--quiet", "--force", package, "--with", MCP]
     env = os.environ | {"HOME": str(home), "UV_TOOL_BIN_DIR": str(binary.parent)}
     done = subprocess.run(command, env=env, check=False)
     if done.returncode != 0 or not binary.exists():
@@ -706,11 +707,17 @@ def verdict(settings: Settings, prover: Prover) -> str:
     return f"{settings.model} is served on none of these routes.{on_direct or ' Set HERMES_MODEL to a model that is.'}"
 
 
-def table(answers: list[Answer]) -> str:
-    """The answers as aligned columns: model, route, answer, what it means."""
-    rows = [("MODEL", "ROUTE", "ANSWER", "MEANING"), *((a.model, a.base_url, a.answer, a.meaning) for a in answers)]
+def table(settings: Settings, answers: list[Answer]) -> str:
+    """The answers as aligned columns: model, route, answer, what it means; two lines above say where the routes begin."""
+    bases = {name: url for name, url in (("gateway", settings.gateway), ("workspace", settings.host)) if url}
+
+    def short(url: str) -> str:
+        return next(f"{name} {url.removeprefix(base)}" for name, base in bases.items() if url.startswith(f"{base}/"))
+
+    rows = [("MODEL", "ROUTE", "ANSWER", "MEANING"), *((a.model, short(a.base_url), a.answer, a.meaning) for a in answers)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows)
+    lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows]
+    return "\n".join([*(f"{name + ':':10} {url}" for name, url in bases.items()), *lines])
 
 
 def check(settings: Settings) -> int:
@@ -727,7 +734,7 @@ def check(settings: Settings) -> int:
         return 1
     prover = Prover(settings.token)
     routes = choose_routes(settings, prover)
-    print(table(prover.answers))
+    print(table(settings, prover.answers))
     if prover.serves(routes.primary, settings.model):
         print(f"OK: {settings.model} answers on {routes.primary}.")
         return 0
@@ -795,7 +802,7 @@ def setup(settings: Settings) -> int:
     path = settings.home / ".hermes" / "config.yaml"
     print(f"Config:    {path} {write_config(path, settings, routes)}")
     if prover and not prover.serves(routes.primary, settings.model):
-        print(f"{table(prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
+        print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
     return 0
 
 

@@ -290,3 +290,22 @@ def test_check_names_the_fault(fault: dict[str, object], meaning: str, hermes_ho
         assert meaning in done.stdout + done.stderr
         assert done.stdout.splitlines()[-1].startswith("Not served: ")
         assert not (hermes_home / ".hermes").exists()
+
+
+def readme_checks() -> list[tuple[str, str]]:
+    """The README's `make check` examples: the stand-in's options and what is printed."""
+    return re.findall(
+        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```', (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+
+
+def test_the_readme_shows_five_faults() -> None:
+    assert len(readme_checks()) == 5
+
+
+@pytest.mark.parametrize(("options", "shown"), readme_checks())
+def test_the_readme_shows_what_check_prints(options: str, shown: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.standin", *options.split(), "--", sys.executable, "setup_hermes.py", "--check"]
+    env = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.stdout == shown

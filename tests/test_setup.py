@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -173,7 +174,9 @@ def test_nothing_proved_is_said_and_the_default_stays(
     assert main([], env) == 0
     output = capsys.readouterr()
     assert said in output.err
-    assert all(url in output.err for url in ROUTES)
+    assert all(f"{name}: " in output.err for name in ("gateway", "workspace"))
+    for route in ("gateway /openai", "gateway /mlflow/v1", "workspace /ai-gateway/mlflow/v1", "workspace /serving-endpoints"):
+        assert f"{OPUS_4_7}  {route} " in output.err
     assert "NOT PROVED" in output.out
     assert config_of(home)["model"]["base_url"] == OPENAI
     assert TOKEN not in output.out + output.err
@@ -216,7 +219,7 @@ def test_check_writes_nothing(
     assert sorted(home.rglob("*")) == before
     if not env_more:
         rows = [line for line in output.splitlines() if line.startswith("databricks-")]
-        assert len({row.index("https://") for row in rows}) == 1
+        assert len({re.search(" (gateway|workspace) /", row).start() for row in rows}) == 1  # type: ignore[union-attr]
         assert len({row.index("HTTP ") for row in rows}) == 1
 
 
@@ -491,8 +494,6 @@ def test_codas_rotator_reaches_every_key_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     routes = Routes(OPENAI, MLFLOW)
     write_config(path, settings_for(tmp_path), routes)
-    import re
-
     rotated = re.sub(r"^  api_key: .*$", "  api_key: rotated", path.read_text(), flags=re.MULTILINE)
     assert TOKEN not in rotated
     assert rotated.count("rotated") == 4
@@ -681,7 +682,7 @@ def test_install(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fake_uv(tmp_path, monkeypatch, script)
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     assert main([], {"HOME": str(tmp_path), "HERMES_PIP_URL": package}) == 0
-    expected = f"tool install --quiet --force {package or 'hermes-agent==0.19.0'} --with mcp"
+    expected = f"tool install --quiet --force {package or 'hermes-agent[mcp]==0.19.0'} --with mcp==1.26.0"
     assert (tmp_path / "asked").read_text().strip() == expected
     (tmp_path / "asked").unlink()
     assert main([], {"HOME": str(tmp_path)}) == 0
