@@ -1,0 +1,275 @@
+"""One shell session: a pseudo-terminal, its scrollback and the windows that look at it. It knows no web."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import re
+import signal
+import termios
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+SCROLLBACK = 1_000_000  # bytes of output kept for windows that come later
+PIECE = 128 * 1024  # bytes at most in one write to a window
+WINDOW = 2 * PIECE  # bytes a window may be behind before reading pauses
+TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
+STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
+GRACE = 3.0  # seconds between SIGHUP and SIGKILL
+
+RESET = "\x1bc"
+# What a terminal emulator answers to a program's question: where the cursor is, what it can do, its colours.
+REPORT = re.compile(r"(\x1b\[[?>]?[\d;]*\$?[cnRty]|\x1b[P\]].+)+", re.DOTALL)
+
+
+class Viewer:
+    """One window on a terminal; `Terminal.join` makes it."""
+
+    def __init__(self, write: Callable[[str], Awaitable[object]], size: tuple[int, int]) -> None:
+        self.write, self.size = write, size
+        self.position = self.live = -1  # offsets in the output: what it has, and where the replay ends
+        self.stalled = False
+        self.news = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class Terminal:
+    """Commands run one after the other on pseudo-terminals that share one scrollback and its viewers.
+
+    The viewer that typed or changed its size last leads: its size is the terminal's, and only its answers to a
+    program's questions count. It is the window someone looks at, and two answers to one question are noise.
+    """
+
+    def __init__(self) -> None:
+        self.viewers: list[Viewer] = []  # the last one leads
+        self._seen = asyncio.Event()
+        self._output, self._start = bytearray(), 0  # the scrollback, and the offset of its first byte
+        self._typed = bytearray()
+        self._master: int | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading = False
+        self._size = (24, 80)
+        self._mark = f"TERMINAL_SESSION={uuid.uuid4().hex}"
+
+    @property
+    def _end(self) -> int:
+        return self._start + len(self._output)
+
+    async def run(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
+        """Run a command on a new pseudo-terminal, as the leader of a session of its own, until it ends.
+
+        Arguments:
+            argv: the program and its arguments.
+            cwd: the folder it starts in.
+            env: its whole environment.
+
+        Returns:
+            Its exit code, negative for a signal; 127 if it could not be started, which is then said in the terminal.
+        """
+        name, _, value = self._mark.partition("=")
+        self._master, slave = os.openpty()
+        self._ended = asyncio.Event()
+        try:
+            termios.tcsetwinsize(slave, self._size)
+            os.set_blocking(self._master, False)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    cwd=cwd,
+                    env={**env, name: value},
+                    stdin=slave,
+                    stdout=slave,
+                    stderr=slave,
+                    preexec_fn=lambda: os.login_tty(os.dup(slave)),  # it closes what it is given
+                )
+            except OSError as error:
+                self.say(f"{argv[0]}: {error.strerror}")
+                return 127
+            finally:
+                os.close(slave)
+            self._flow()
+            code = await self._process.wait()
+            # What it printed last may still wait for a slow viewer.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), 2 * STALL)
+            return code
+        finally:
+            self._listen(False)
+            asyncio.get_running_loop().remove_writer(self._master)
+            os.close(self._master)
+            self._master = None
+            self._typed.clear()
+
+    def say(self, text: str) -> None:
+        """Add a line of our own to the output."""
+        self._add(f"{text}\r\n".encode())
+
+    async def seen(self) -> None:
+        """Wait until a first viewer has joined, and the terminal's size is known with it."""
+        await self._seen.wait()
+
+    def join(self, write: Callable[[str], Awaitable[object]], rows: int, columns: int) -> Viewer:
+        """Let a window in: it gets a reset, the scrollback, and then what comes.
+
+        Arguments:
+            write: shows text; when awaited, returns once the window has it. Its errors end the viewing.
+            rows, columns: the window's size in characters.
+
+        Returns:
+            The viewer, for `type`, `resize` and `leave`.
+        """
+        viewer = Viewer(write, (rows, columns))
+        self.viewers.append(viewer)
+        self.resize(viewer, rows, columns)
+        viewer.task = asyncio.ensure_future(self._show(viewer))
+        self._seen.set()
+        return viewer
+
+    def leave(self, viewer: Viewer) -> None:
+        """Let a window go; the terminal goes on without it. Leaving twice is no error."""
+        if viewer in self.viewers:
+            self.viewers.remove(viewer)
+            if viewer.task:
+                viewer.task.cancel()
+            if self.viewers:
+                self.resize(self.viewers[-1], *self.viewers[-1].size)
+            self._flow()
+
+    def resize(self, viewer: Viewer, rows: int, columns: int) -> None:
+        """Take over a viewer's new size, in characters."""
+        viewer.size = (min(max(rows, 2), 1000), min(max(columns, 2), 1000))
+        self._lead(viewer)
+
+    def type(self, viewer: Viewer, text: str) -> None:
+        """Pass on what was typed or pasted, or what the emulator answered to a program."""
+        if not REPORT.fullmatch(text):
+            self._lead(viewer)
+        elif viewer is not self.viewers[-1] or viewer.position < viewer.live:
+            return  # a second answer, or the answer to a question that is only being replayed
+        if self._master is not None and len(self._typed) < TYPEAHEAD:
+            self._typed += text.encode()
+            self._write(self._master)
+
+    async def close(self) -> None:
+        """End all that was started here: SIGHUP, then SIGKILL for what is left after GRACE seconds."""
+        for viewer in list(self.viewers):
+            self.leave(viewer)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GRACE
+        self._signal(signal.SIGHUP)
+        while self._signal(signal.SIGKILL if loop.time() > deadline else 0) and loop.time() < deadline + 1:
+            await asyncio.sleep(0.05)
+
+    def _signal(self, number: int) -> bool:
+        found = False
+        if self._process and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+                found = True
+        # On Linux, a mark in the environment finds what has left the group too: jobs, daemons, an agent's servers.
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self._mark.encode() in environ.read_bytes():
+                    os.kill(int(environ.parent.name), number)
+                    found = True
+        return found
+
+    def _lead(self, viewer: Viewer) -> None:
+        self.viewers.remove(viewer)
+        self.viewers.append(viewer)
+        if viewer.size != self._size:
+            self._size = viewer.size
+            if self._master is not None:
+                termios.tcsetwinsize(self._master, self._size)
+
+    def _listen(self, on: bool) -> None:
+        if on != self._reading and self._master is not None:
+            self._reading = on
+            loop = asyncio.get_running_loop()
+            if on:
+                loop.add_reader(self._master, self._read, self._master)
+            else:
+                loop.remove_reader(self._master)
+
+    def _flow(self) -> None:
+        """Read as long as nobody is far behind; the program that prints then waits for its slowest viewer."""
+        behind = max((self._end - v.position for v in self.viewers if not v.stalled), default=0)
+        if behind > WINDOW:
+            self._listen(False)
+        elif behind <= WINDOW // 2 and self._master is not None and not self._ended.is_set():
+            self._listen(True)
+
+    def _read(self, master: int) -> None:
+        try:
+            data = os.read(master, 65536)
+        except BlockingIOError:
+            return
+        except OSError:  # Linux's way to say that nobody has the other end any more
+            data = b""
+        if data:
+            self._add(data)
+        else:
+            self._ended.set()
+            self._listen(False)
+
+    def _write(self, master: int) -> None:
+        try:
+            del self._typed[: os.write(master, self._typed)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._typed.clear()
+        loop = asyncio.get_running_loop()
+        if self._typed:
+            loop.add_writer(master, self._write, master)
+        else:
+            loop.remove_writer(master)
+
+    def _add(self, data: bytes) -> None:
+        self._output += data
+        excess = len(self._output) - SCROLLBACK
+        if excess > 0:
+            # Cut between lines, or before an escape sequence; failing both, between characters.
+            boundary = re.compile(rb"\n|(?=\x1b)").search(self._output, excess, excess + 4096)
+            cut = boundary.end() if boundary else excess
+            while cut < len(self._output) and self._output[cut] & 0xC0 == 0x80:
+                cut += 1
+            del self._output[:cut]
+            self._start += cut
+        for viewer in self.viewers:
+            viewer.news.set()
+        self._flow()
+
+    async def _show(self, viewer: Viewer) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        loop = asyncio.get_running_loop()
+        while True:
+            text = ""
+            if viewer.position < self._start:  # it is new, or what it lacks went while it was stalled
+                decoder.reset()
+                text, viewer.position, viewer.live = RESET, self._start, self._end
+            elif viewer.position == self._end:
+                viewer.news.clear()
+                await viewer.news.wait()
+                continue
+            until = viewer.live if viewer.position < viewer.live else self._end
+            start = viewer.position - self._start
+            piece = self._output[start : min(start + PIECE, until - self._start)]
+            stall = loop.call_later(STALL, self._let_go, viewer)
+            try:
+                await viewer.write(text + decoder.decode(piece))
+            except Exception:  # whatever ails the window, the terminal goes on
+                self.leave(viewer)
+                return
+            finally:
+                stall.cancel()
+            viewer.position += len(piece)
+            viewer.stalled = False
+            self._flow()
+
+    def _let_go(self, viewer: Viewer) -> None:
+        viewer.stalled = True
+        self._flow()
