@@ -185,10 +185,7 @@ def find_credentials(host: str, token: str) -> tuple[str, str]:
         token: `DATABRICKS_TOKEN`, or "".
 
     Returns:
-        The host and the token; each "" where nobody has one.
-
-    Raises:
-        SettingError: for a host from a profile that is no URL.
+        The host and the token; each "" where nobody has one, which is said on stderr where it is not plain.
     """
     if token and host:
         return host, token
@@ -203,7 +200,7 @@ def find_credentials(host: str, token: str) -> tuple[str, str]:
         kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
         found = clean_url("host in ~/.databrickscfg", config.host or "")
     except ValueError as error:
-        reason = str(error).split(". Config:")[0].splitlines()[0]
+        reason = " ".join(str(error).split(". Config:")[0].split())
         if "cannot configure default credentials" not in reason:
             print(f"databricks-sdk found no token: {reason[:200]}", file=sys.stderr)
         return host, token
@@ -438,7 +435,7 @@ def merge_config(existing: Config, settings: Settings, routes: Routes) -> Config
     block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
     old_chain = _list(config.get("fallback_providers"))
     rest = old_chain[_own_block(old_chain, str(old_model.get("default"))) :]
-    handled = {settings.model, settings.fallback_model, old_model.get("default")}
+    handled = [settings.model, settings.fallback_model, old_model.get("default")]
     config["fallback_providers"] = block + [e for e in rest if e not in block and not _is_stale(e, handled, settings)]
 
     _fill(config, "security", {"allow_lazy_installs": False})
@@ -471,7 +468,7 @@ def _is_here(url: object, settings: Settings) -> bool:
     return host is not None and host in {urlsplit(base).hostname for base in (settings.host, settings.gateway)}
 
 
-def _is_stale(entry: object, models: set[Any], settings: Settings) -> bool:
+def _is_stale(entry: object, models: list[Any], settings: Settings) -> bool:
     """An inline key of an earlier setup: Hermes reads such a key once per process, so it outlives its rotation."""
     return isinstance(entry, dict) and entry.get("model") in models and _is_here(entry.get("base_url"), settings)
 
@@ -504,15 +501,17 @@ def render(text: str, old: Config, new: Config) -> str:
     Returns:
         The new text, which means exactly `new`.
     """
-    if old == new:
-        return text
     if not old:
         comments_only = all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines())
         return (text if comments_only else "") + dump(new)
     try:
-        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            # A few aliases can stand for more than can be compared, or for themselves.
+            return text if dump(old) == dump(new) else dump(new)
+        if old == new:
+            return text
         starts = [key.start_mark.index for key, _ in _compose(text).value]
-        if aliases or len(starts) != len(old):
+        if len(starts) != len(old):
             return dump(new)
         result = text[: starts[0]]
         for key, start, end in zip(old, starts, [*starts[1:], len(text)], strict=True):

@@ -88,6 +88,7 @@ def test_hermes_answers_through_the_gateway(cloud: str, model: str, hermes_home:
         assert {r.host for r in workspace.chats()} == {HOSTS[cloud][1]}
 
 
+@pytest.mark.fault("gateway")
 @pytest.mark.parametrize("fault", [fault for fault in GATEWAY_FAULTS if fault != "ok"])
 def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) -> None:
     with StandIn(gateway=fault, serves=direct_only()) as workspace:
@@ -106,6 +107,7 @@ def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) 
         assert [(r.status, r.model) for r in workspace.chats()] == [(200, OPUS_4_6)]
 
 
+@pytest.mark.fault("gateway")
 @pytest.mark.parametrize("route", list(default_serves()))
 def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, hermes_home: Path) -> None:
     with StandIn(
@@ -120,6 +122,7 @@ def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, h
 # --- Rotation and loss ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("token")
 def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home: Path) -> None:
     pexpect = pytest.importorskip("pexpect", reason="pexpect is missing: it types into an interactive session")
     assert setup(workspace, hermes_home).returncode == 0
@@ -141,6 +144,7 @@ def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home
     assert len(set(answered)) == 3
 
 
+@pytest.mark.fault("token")
 def test_a_token_revoked_in_mid_turn(workspace: StandIn, hermes_home: Path) -> None:
     assert setup(workspace, hermes_home).returncode == 0
     workspace.tool_call = True
@@ -152,6 +156,7 @@ def test_a_token_revoked_in_mid_turn(workspace: StandIn, hermes_home: Path) -> N
     assert len({r.token for r in workspace.chats()}) == 2
 
 
+@pytest.mark.fault("gateway")
 def test_a_gateway_lost_after_setup(workspace: StandIn, hermes_home: Path) -> None:
     assert setup(workspace, hermes_home).returncode == 0
     workspace.gateway = "refused"
@@ -159,6 +164,7 @@ def test_a_gateway_lost_after_setup(workspace: StandIn, hermes_home: Path) -> No
     assert f"{OPUS_4_6} through https://{workspace.workspace_host}/serving-endpoints: hello" in said
 
 
+@pytest.mark.fault("gateway")
 def test_a_model_that_is_withdrawn(workspace: StandIn, hermes_home: Path) -> None:
     assert setup(workspace, hermes_home).returncode == 0
     for models in workspace.serves.values():
@@ -238,6 +244,7 @@ def test_a_service_principal_gives_the_token(hermes_home: Path) -> None:
         )
 
 
+@pytest.mark.fault("token")
 def test_a_service_principal_with_a_wrong_secret(hermes_home: Path) -> None:
     pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
     with StandIn(oauth=600) as workspace:
@@ -273,6 +280,7 @@ def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
     assert done.stdout == "403\n"
 
 
+@pytest.mark.fault("gateway")
 @pytest.mark.parametrize(
     ("fault", "meaning"),
     [

@@ -120,6 +120,7 @@ def test_unasked_the_default_is_written(gateway: str, expected: str, env: dict[s
     assert len(responses.calls) == 0
 
 
+@pytest.mark.fault("gateway")
 @pytest.mark.parametrize(
     ("status", "body", "meaning", "serves"),
     [
@@ -149,6 +150,7 @@ def test_what_an_answer_means(status: int, body: str, meaning: str, serves: bool
     assert len(responses.calls) == 1
 
 
+@pytest.mark.fault("network")
 @responses.activate
 def test_a_dead_host_is_not_asked_twice(env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     serve((OWN, OPUS_4_7), (OWN, OPUS_4_6))
@@ -159,6 +161,7 @@ def test_a_dead_host_is_not_asked_twice(env: dict[str, str], home: Path, capsys:
     assert config_of(home)["model"]["base_url"] == OWN
 
 
+@pytest.mark.fault("token")
 @pytest.mark.parametrize(
     ("otherwise", "said"),
     [
@@ -182,6 +185,7 @@ def test_nothing_proved_is_said_and_the_default_stays(
     assert TOKEN not in output.out + output.err
 
 
+@pytest.mark.fault("token")
 @responses.activate
 def test_netrc_does_not_replace_the_token(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text(f"machine {AZURE} login token password other\nmachine {ID} login a password b")
@@ -373,6 +377,7 @@ def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
     assert [p["name"] for p in config["custom_providers"]] == ["databricks-gateway", "databricks-direct"]
 
 
+@pytest.mark.fault("hostile YAML")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -394,6 +399,7 @@ def test_a_file_that_is_no_config_is_kept_aside(raw: bytes, tmp_path: Path) -> N
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+@pytest.mark.fault("file")
 @pytest.mark.parametrize("raw", [b"", b"\n", b"# only a comment\n", b"--- {}\n", b"null\n"])
 def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
@@ -403,6 +409,7 @@ def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
     assert path.read_text().startswith("#") == raw.startswith(b"#")
 
 
+@pytest.mark.fault("hostile YAML")
 @pytest.mark.parametrize(
     "text",
     [
@@ -430,6 +437,28 @@ def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
         assert (comment in result) == (comment in text)
 
 
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)),
+        "model: {default: [1], base_url: {}}\nfallback_providers: [{model: [1]}, 3, [], {provider: {}, model: {}}]\n",
+        "custom_providers: [{name: [1]}, 3, null]\nmcp_servers: [1]\nsecurity: 5\nproviders: [databricks-gateway]\n",
+    ],
+    ids=["recursive", "a billion laughs", "odd entries", "odd sections"],
+)
+def test_a_hostile_config_is_merged_in_time_and_settles(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert "written" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert refresh_token(path, "new")
+    assert path.read_text().count("new") == 3
+
+
+@pytest.mark.fault("file")
 def test_a_symlink_is_followed(tmp_path: Path) -> None:
     real, link = tmp_path / "dotfiles" / "hermes.yaml", tmp_path / "config.yaml"
     real.parent.mkdir()
@@ -481,6 +510,7 @@ def test_a_migrated_config_is_refreshed(tmp_path: Path) -> None:
     assert path.read_text().count("api_key: new") == 2
 
 
+@pytest.mark.fault("file")
 @pytest.mark.parametrize("text", [None, "", "model: [unclosed", "model: {api_key: mine}\n"])
 def test_a_config_that_is_not_ours_is_not_refreshed(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
@@ -521,10 +551,10 @@ BAD_SETTINGS = [
     {"EXA_MCP_URL": "http://exa.example"},
     {"HOME": "/no/such/folder"},
     {"HOME": "relative"},
-    {"HOME": "/proc"},
 ]
 
 
+@pytest.mark.fault("hostile settings")
 @pytest.mark.parametrize("bad", BAD_SETTINGS, ids=str)
 @responses.activate
 def test_bad_input_is_one_line_and_exit_2(
@@ -543,6 +573,45 @@ def test_bad_input_is_one_line_and_exit_2(
     assert "secret" not in output.err
     assert sorted(home.rglob("*")) == before
     assert len(responses.calls) == 0
+
+
+@pytest.mark.fault("read-only HOME")
+@pytest.mark.parametrize("folder", ["/proc", "/sys", "/dev/null"])
+def test_a_home_that_cannot_be_written(folder: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], env | {"HOME": folder}) == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert output.err.startswith(f"HOME: '{folder}' cannot be written (")
+
+
+@pytest.mark.fault("oversized values")
+@pytest.mark.parametrize(
+    "name", ["DATABRICKS_HOST", "DATABRICKS_GATEWAY_HOST", "DATABRICKS_WORKSPACE_ID", "HOME", "ENABLE_HERMES"]
+)
+def test_an_oversized_setting_is_one_short_line(
+    name: str, env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([], env | {name: "9" * 100_000}) == 2
+    assert len(capsys.readouterr().err) < 300
+    assert not (home / ".hermes").exists()
+
+
+@pytest.mark.fault("oversized values")
+@pytest.mark.parametrize("name", ["DATABRICKS_TOKEN", "HERMES_MODEL", "HERMES_FALLBACK_MODEL"])
+def test_an_oversized_value_arrives_whole(name: str, env: dict[str, str], home: Path) -> None:
+    assert main([], env | {name: "x" * 100_000, "HERMES_PROVE": "false"}) == 0
+    assert "x" * 100_000 in str(config_of(home))
+    assert refresh_token(home / ".hermes" / "config.yaml", "y" * 100_000)
+    assert config_of(home)["model"]["api_key"] == "y" * 100_000
+
+
+@pytest.mark.fault("oversized values")
+def test_an_oversized_config_is_merged(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = "".join(f"key{n}: {{a: [1, 2, 3], b: text}}  # {n}\n" for n in range(3000))
+    path.write_text(text)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text().startswith(text)
 
 
 def test_there_are_enough_bad_settings() -> None:
@@ -601,6 +670,7 @@ def test_settings_are_trimmed(env: dict[str, str]) -> None:
     assert TOKEN not in repr(settings)
 
 
+@pytest.mark.fault("hostile YAML")
 @pytest.mark.parametrize(
     "name",
     [
@@ -701,6 +771,7 @@ def test_an_install_that_fails_is_exit_1(
     assert "uv is missing" in capsys.readouterr().err
 
 
+@pytest.mark.fault("file")
 def test_a_config_that_cannot_be_written_is_one_line(
     env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -709,6 +780,7 @@ def test_a_config_that_cannot_be_written_is_one_line(
     assert capsys.readouterr().err.startswith("Hermes setup failed: ")
 
 
+@pytest.mark.fault("disk full")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     """RLIMIT_FSIZE of 200 bytes stands for the disk that fills up in mid-write."""
     path = tmp_path / "config.yaml"

@@ -37,6 +37,7 @@ def test_ensure_https(given: str, expected: str) -> None:
     assert utils.ensure_https(given) == expected
 
 
+@pytest.mark.fault("hostile host names")
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
@@ -177,6 +178,7 @@ def test_children_do_not_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [AZURE_GATEWAY]
 
 
+@pytest.mark.fault("gateway")
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 500])
 @responses.activate
 def test_any_http_answer_is_reachable(status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -188,6 +190,7 @@ def test_any_http_answer_is_reachable(status: int, monkeypatch: pytest.MonkeyPat
     assert "Authorization" not in responses.calls[0].request.headers
 
 
+@pytest.mark.fault("network")
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -256,6 +259,7 @@ BAD_URLS = [
 ]
 
 
+@pytest.mark.fault("hostile host names")
 @pytest.mark.parametrize("value", BAD_URLS)
 def test_a_bad_url_is_one_clear_line(value: str) -> None:
     with pytest.raises(
