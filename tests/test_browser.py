@@ -1,0 +1,433 @@
+"""The app as a person meets it: in a real Chromium, with the real Hermes, on the stand-in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
+pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.standin import OPUS_4_7, StandIn
+from tests.test_app import OWNER, Served, until
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+PATIENCE = 60_000  # milliseconds
+PROMPT = "\u276f"  # Hermes's
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BUFFER = """() => {
+  const page = Object.values(mounted_app?.$refs ?? {}).find(r => r?.terminal);
+  if (!page) return "";
+  const buffer = page.terminal.buffer.active;
+  return Array.from({length: buffer.length}, (_, y) => buffer.getLine(y).translateToString(true)).join("\\n");
+}"""
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium, the browser, is not installed")
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def window(browser: Browser) -> Iterator[Open]:
+    """Opens windows of 1200 by 700 pixels; fails if one of them reports an error of its own."""
+    contexts, errors = [], []
+
+    def open_window(url: str, **options: object) -> Page:
+        contexts.append(browser.new_context(viewport={"width": 1200, "height": 700}, **options))  # type: ignore[arg-type]
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def workspace() -> Iterator[StandIn]:
+    with StandIn() as standin:
+        yield standin
+
+
+@pytest.fixture
+def shells(workspace: StandIn) -> Iterator[Served]:
+    """The app without Hermes."""
+    with Served(workspace.env) as served:
+        yield served
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture of what the person sees."""
+    page.wait_for_timeout(200)  # the last frame is drawn
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def sees(page: Page, text: str) -> None:
+    """Wait until a text is on the terminal's screen."""
+    expect(page.locator(".xterm-rows")).to_contain_text(text, timeout=PATIENCE)
+
+
+def line(page: Page, text: str) -> None:
+    """Wait until the thin line says something."""
+    expect(page.locator(".line")).to_contain_text(text, timeout=PATIENCE)
+
+
+def link(page: Page, text: str) -> None:
+    """Wait until the dot's word is this one."""
+    word = "() => getComputedStyle(document.querySelector('.link'), '::after').content"
+    page.wait_for_function(f"({word})().includes({text!r})", timeout=PATIENCE)
+
+
+def run(page: Page, command: str) -> None:
+    page.locator(".xterm-helper-textarea").focus()
+    page.keyboard.type(f"{command}\n")
+
+
+def prompt(page: Page) -> None:
+    """Wait for Hermes's prompt."""
+    sees(page, PROMPT)
+
+
+def tabs(page: Page) -> list[str]:
+    return page.locator(".tabs .q-btn").all_inner_texts()
+
+
+class Relay:
+    """A wire between the browser and the app that can be cut; a context manager."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.up, self.pairs = port, True, list[socket.socket]()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://localhost:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self.listener.close()
+
+    def cut(self) -> None:
+        """Lose every connection, and each new one."""
+        self.up = False
+        for connection in self.pairs:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                if not self.up:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self.pairs += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError), closing(sink):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+# --- Hermes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_setup_shows_and_hermes_answers_through_the_gateway(window: Open, installed_hermes: Path) -> None:
+    with StandIn(latency=0.5) as standin, Served(standin.env, installed_hermes) as served:
+        page = window(served.url)
+        sees(page, "Hermes:")
+        line(page, "Hermes is being set up")
+        shot(page, "1-setup")
+        prompt(page)
+        standin.latency = 0.0
+        line(page, f"{OPUS_4_7} · AI Gateway")
+        link(page, "connected")
+        page.keyboard.type("good morning\n")
+        sees(page, f"{OPUS_4_7} through https://{standin.gateway_host}/openai: good morning")
+        shot(page, "2-chat")
+        asked = [r for r in standin.chats() if r.status == 200][-1]
+        assert (asked.host, asked.path, asked.model) == (standin.gateway_host, "/openai/chat/completions", OPUS_4_7)
+
+        # A reload comes back to the same conversation.
+        page.reload()
+        sees(page, "openai: good morning")
+        assert "?terminal=1" in page.url
+        page.wait_for_timeout(500)
+        page.keyboard.type("and again\n")
+        sees(page, "openai: and again")
+        assert page.evaluate(BUFFER).count("Welcome to Hermes") == 1
+        shot(page, "3-reload")
+
+        # Leaving the chat is not the end: there is a shell, in ~/projects.
+        page.keyboard.type("/exit\n")
+        sees(page, "~/projects")
+        run(page, "pwd; command -v hermes; echo token:${DATABRICKS_TOKEN:+here} id:${DATABRICKS_CLIENT_ID-none}")
+        sees(page, f"{served.home}/projects")
+        sees(page, f"{served.home}/.local/bin/hermes")
+        sees(page, "token:here id:none")
+        shot(page, "4-shell")
+
+        # Another terminal begins with Hermes again.
+        page.get_by_text("New terminal").click()
+        prompt(page)
+        assert tabs(page) == ["1", "2"]
+        shot(page, "5-second-terminal")
+
+
+def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Path) -> None:
+    with StandIn(oauth=5) as standin, Served(standin.env, installed_hermes) as served:
+        page = window(served.url)
+        prompt(page)
+        before = len(standin.chats())
+        for question in ("first", "second", "third"):
+            page.keyboard.type(f"{question} question\n")
+            sees(page, f"openai: {question} question")
+            known = set(standin._expiring)
+            until(lambda known=known: len(set(standin._expiring) - known) >= 2, lambda: "no new token is asked for")  # type: ignore[misc]
+        asked = standin.chats()[before:]
+        assert all(r.status == 200 for r in asked)
+        answers = [next(r.token for r in asked[n:]) for n in range(len(asked))]
+        assert len(dict.fromkeys(answers)) >= 3
+        page.keyboard.type("/exit\n")
+        sees(page, "projects")
+        run(page, "echo secret:${DATABRICKS_CLIENT_SECRET-none}")
+        sees(page, "secret:none")
+        assert not any(token in served.log.read_text() for token in standin._expiring)
+
+
+def test_a_setup_that_fails_says_why_and_gives_a_shell(window: Open, installed_hermes: Path, workspace: StandIn) -> None:
+    with Served(workspace.env, installed_hermes, DATABRICKS_HOST="no host at all") as served:
+        page = window(served.url)
+        sees(page, "DATABRICKS_HOST")
+        sees(page, "Hermes could not be set up")
+        run(page, "echo the shell $((40 + 2))")
+        sees(page, "the shell 42")
+        line(page, "Hermes could not be set up")
+        shot(page, "6-setup-failed")
+
+
+def test_a_token_that_comes_late_makes_hermes_ready(window: Open, installed_hermes: Path, workspace: StandIn) -> None:
+    env = {k: v for k, v in workspace.env.items() if not k.startswith("DATABRICKS_")}
+    with Served(env, installed_hermes) as served:
+        page = window(served.url)
+        sees(page, "Hermes waits for a Databricks token")
+        profile = f"[DEFAULT]\nhost = https://{workspace.workspace_host}\ntoken = {workspace.token}\n"
+        (served.home / ".databrickscfg").write_text(profile)
+        sees(page, "Hermes is ready")
+        line(page, OPUS_4_7)
+        run(page, "hermes chat")
+        prompt(page)
+
+
+# --- The terminal ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_fills_the_window_and_follows_its_size(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "stty size")
+    page.wait_for_function(f"/\\d+ 1\\d\\d/.test(({BUFFER})())")
+    first = re.findall(r"^(\d+) (\d+)$", page.evaluate(BUFFER), re.MULTILINE)[-1]
+    assert page.evaluate(
+        "[document.documentElement.scrollHeight <= innerHeight, document.documentElement.scrollWidth <= innerWidth]"
+    ) == [True, True]
+    screen, below = page.locator(".xterm-screen").bounding_box(), page.locator(".line").bounding_box()
+    assert screen
+    assert below
+    assert below["y"] + below["height"] == 700
+    assert 0 <= below["y"] - (screen["y"] + screen["height"]) < 25
+    assert 1200 - (screen["x"] + screen["width"]) < 40
+    page.set_viewport_size({"width": 800, "height": 500})
+    page.wait_for_function("document.querySelector('.xterm-screen').getBoundingClientRect().width < 800")
+    for _ in range(100):
+        run(page, "clear; stty size")
+        page.wait_for_timeout(100)
+        sizes = re.findall(r"^(\d+) (\d+)$", page.evaluate(BUFFER), re.MULTILINE)
+        if sizes and sizes[-1] != first:
+            break
+    assert int(sizes[-1][0]) < int(first[0])
+    assert int(sizes[-1][1]) < int(first[1])
+
+
+def test_a_flood_arrives_whole_and_in_order(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "seq 300000; echo the end")
+    sees(page, "299999")
+    page.wait_for_function(f"/300000\\s+the end/.test(({BUFFER})())")
+    numbers = [int(n) for n in re.findall(r"^\d+$", page.evaluate(BUFFER), re.MULTILINE)]
+    assert numbers == list(range(300001 - len(numbers), 300001))
+    assert len(numbers) > 9000
+
+
+def test_characters_of_every_kind_arrive_and_can_be_typed(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "printf '\\u00e9\\u20ac\\U1F41B</script>`${x}&amp;\\u2028.\\n'")
+    sees(page, "é€🐛</script>`${x}&amp;\u2028.")
+    page.keyboard.insert_text("echo 'größer 你好'")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"(({BUFFER})().match(/größer 你好/g) ?? []).length === 2")
+
+
+def test_two_windows_share_one_session(window: Open, shells: Served) -> None:
+    first = window(shells.url)
+    sees(first, "Hermes is turned off")
+    second = window(f"{shells.url}/?terminal=1")
+    sees(second, "Hermes is turned off")
+    run(first, "echo from the $((1))st")
+    sees(second, "from the 1st")
+    run(second, "echo from the $((2))nd")
+    sees(first, "from the 2nd")
+    assert first.evaluate(BUFFER).rstrip() == second.evaluate(BUFFER).rstrip()
+    first.context.close()
+    run(second, "echo still $((3)) here")
+    sees(second, "still 3 here")
+
+
+def test_answers_of_the_emulator_are_not_typed_again_on_reload(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "printf '\\e[6n\\e[c'; IFS= read -rsn1 -t9 a; IFS= read -rst1 -n99 b; echo got${#b}")
+    page.wait_for_function(f"/got[1-9]/.test(({BUFFER})())")
+    for _ in range(2):
+        page.reload()
+        page.wait_for_function(f"/got[1-9]/.test(({BUFFER})())")
+    run(page, "echo clean")
+    page.wait_for_function(f"/^clean$/m.test(({BUFFER})())")
+    assert not re.search(r"[#$] .*\d+;\d+[Rc].*echo clean", page.evaluate(BUFFER))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 12.0], ids=["for a moment", "for longer"])
+def test_a_lost_connection_comes_back_to_the_same_session(window: Open, shells: Served, seconds: float) -> None:
+    with Relay(shells.port) as relay:
+        page = window(relay.url)
+        sees(page, "Hermes is turned off")
+        link(page, "connected")
+        run(page, "echo before $((1)); (sleep 1; echo while away $((2))) &")
+        sees(page, "before 1")
+        relay.cut()
+        link(page, "reconnecting")
+        if seconds > 1:
+            shot(page, "7-connection-lost")
+        time.sleep(seconds)  # how long it is lost: this is the test's input
+        relay.up = True
+        link(page, "connected")
+        sees(page, "while away 2")
+        sees(page, "before 1")
+        run(page, "echo after $((3))")
+        sees(page, "after 3")
+        assert page.evaluate(BUFFER).count("before 1") == 1
+
+
+def test_terminals_are_opened_shown_bounded_and_freed(window: Open, workspace: StandIn) -> None:
+    with Served(workspace.env, MAX_CONCURRENT_SESSIONS="3") as served:
+        page = window(served.url)
+        sees(page, "Hermes is turned off")
+        assert tabs(page) == []
+        run(page, "echo this is $((1))")
+        new = page.get_by_text("New terminal")
+        for number in (2, 3):
+            new.click()
+            page.wait_for_url(f"**/?terminal={number}")
+            sees(page, "Hermes is turned off")
+            run(page, f"echo this is $(({number}))")
+            sees(page, f"this is {number}")
+        assert tabs(page) == ["1", "2", "3"]
+        new.click()
+        expect(page.locator(".q-notification")).to_contain_text("All 3 terminals are in use")
+        page.wait_for_timeout(500)  # it slides in
+        shot(page, "8-all-in-use")
+        page.get_by_label("Terminal 1").click()
+        sees(page, "this is 1")
+        # What is typed goes to the one that shows.
+        page.keyboard.type("exit\n")
+        sees(page, "this is 2")
+        expect(page.locator(".tabs .q-btn")).to_have_count(2)
+        assert tabs(page) == ["2", "3"]
+        new.click()
+        page.wait_for_url("**/?terminal=1")
+        sees(page, "Hermes is turned off")
+        for _ in range(3):
+            count = page.locator(".tabs .q-btn").count()
+            run(page, "exit")
+            expect(page.locator(".tabs .q-btn")).to_have_count(count - 1 if count > 2 else 0)
+        sees(page, "This terminal has ended")
+        shot(page, "9-ended")
+        new.click()
+        sees(page, "Hermes is turned off")
+        run(page, "exit")
+        sees(page, "This terminal has ended")
+        page.reload()
+        sees(page, "Hermes is turned off")
+
+
+def test_a_terminal_that_does_not_exist_is_another_one(window: Open, shells: Served) -> None:
+    for number in ("7", "x", "-1", "²", "1" * 500, "1&terminal=2"):
+        page = window(f"{shells.url}/?terminal={number}")
+        sees(page, "Hermes is turned off")
+        page.wait_for_url("**/?terminal=1")
+        page.context.close()
+
+
+def test_strangers_see_a_plain_page(window: Open, workspace: StandIn) -> None:
+    with Served(workspace.env, DATABRICKS_APP_NAME="hermes", APP_OWNER=OWNER) as served:
+        page = window(served.url, extra_http_headers={"X-Forwarded-Email": "other@example.com"})
+        expect(page.locator("body")).to_contain_text("This app is for its owner alone")
+        assert "@" not in page.content()
+        shot(page, "10-refused")
+    with StandIn(creator="") as standin, Served(standin.env, DATABRICKS_APP_NAME="hermes") as served:
+        page = window(served.url, extra_http_headers={"X-Forwarded-Email": OWNER})
+        expect(page.locator("body")).to_contain_text("still finding out who its owner is")
+        shot(page, "11-owner-unknown")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here")
+def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "(trap '' HUP TERM INT; echo stubborn $((1)); while :; do sleep 600; done) &")
+    sees(page, "stubborn 1")
+    run(page, "setsid sleep 600 & sleep 600")
+    until(lambda: sum("sleep 600" in p for p in shells.processes()) >= 3, lambda: str(shells.processes()))
+    shells.process.send_signal(signal.SIGTERM)
+    shells.process.wait(10)
+    assert shells.processes() == []
+    assert "Traceback" not in shells.log.read_text()
