@@ -19,11 +19,10 @@ import pytest
 import yaml
 
 from setup_hermes import Prover, choose_routes, read_settings
+from tests.bench_terminal import Row, terminal_rows
 from tests.conftest import INSTALLED, ROOT
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
 from utils import get_gateway_host
-
-Row = tuple[str, str, str, str]
 
 
 def median(work: Callable[[], object], runs: int = 5) -> float:
@@ -132,8 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / ".local").symlink_to(INSTALLED / ".local")
-        rows: list[Row] = [("MEASURED", "MEDIAN", "TARGET", "ASKED")]
-        for part in (gateway_rows(), setup_rows(home), answer_rows(home)):
+        rows: list[Row] = [("MEASURED", "MEDIAN", "TARGET", "NOTE")]
+        for part in (gateway_rows(), setup_rows(home), answer_rows(home), terminal_rows()):
             for row in part:
                 rows.append(row)
                 print(f"{row[0]}: {row[1]}", file=sys.stderr)

@@ -19,6 +19,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -133,8 +134,8 @@ class StandIn:
     @property
     def env(self) -> dict[str, str]:
         """A whole environment for a child process: the caller's, without its own proxy and Databricks settings."""
-        ours = ("databricks_", "_gateway_resolved", "arm_", "azure_")
-        env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.lower().startswith(ours)}
+        theirs = re.compile(r"(databricks_(?!app_port$)|_gateway_resolved|arm_|azure_).*|.*_proxy", re.IGNORECASE)
+        env = {name: value for name, value in os.environ.items() if not theirs.fullmatch(name)}
         proxy = f"http://127.0.0.1:{self._server.server_port}"
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             env[name] = env[name.lower()] = proxy

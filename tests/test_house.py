@@ -1,0 +1,187 @@
+"""The house around the code: dropped into CODA, deployed, documented."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+PLATFORM = {
+    "PATH",
+    "DATABRICKS_APP_NAME",
+    "DATABRICKS_APP_PORT",
+    "DATABRICKS_CLIENT_ID",
+    "DATABRICKS_CLIENT_SECRET",
+    "_GATEWAY_RESOLVED",
+}
+CODAS_NAMES = (
+    "ensure_https, get_gateway_host, resolve_and_cache_gateway, adapt_instructions_file, get_npm_version, _probe_gateway"
+)
+
+
+# --- CODA -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The two files alone, and a Python that has only requests and PyYAML."""
+    folder = tmp_path / "coda"
+    folder.mkdir()
+    for name in ("utils.py", "setup_hermes.py"):
+        shutil.copy(ROOT / name, folder)
+    pins = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith(("requests=", "PyYAML="))]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "python")], check=True)
+    python = str(tmp_path / "python" / "bin" / "python")
+    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *pins], check=True)
+    return folder
+
+
+PARENT = f"""
+import subprocess, sys
+from utils import {CODAS_NAMES}
+resolve_and_cache_gateway()
+done = subprocess.run([sys.executable, "setup_hermes.py"], capture_output=True, text=True)
+print(done.stdout, done.stderr, sep="", end="")
+sys.exit(done.returncode)
+"""
+
+
+def test_the_two_files_do_in_coda_by_themselves(checkout: Path, hermes_home: Path) -> None:
+    """As CODA runs them: the parent finds the gateway once, the step runs as a child, its output is shown."""
+    pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
+    pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+    from tests.standin import OPUS_4_7, StandIn
+
+    (checkout / "CLAUDE.md").write_text("# Claude\nrules\n")
+    with StandIn() as workspace:
+        env = workspace.env | {"HOME": str(hermes_home)}
+        command = [str(checkout.parent / "python" / "bin" / "python"), "-c", PARENT]
+        done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        assert f"Model:     {OPUS_4_7} on https://{workspace.gateway_host}/openai (it answered)" in done.stdout
+        assert [r.path for r in workspace.requests if r.host == workspace.gateway_host and r.method == "GET"] == ["/"]
+        config = yaml.safe_load((hermes_home / ".hermes" / "config.yaml").read_text())
+        assert config["model"]["base_url"] == f"https://{workspace.gateway_host}/openai"
+        assert (hermes_home / ".hermes" / "HERMES.md").read_text() == "# Hermes Agent on Databricks\nrules\n"
+
+        workspace.reject_token = True
+        done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0
+        assert "check DATABRICKS_TOKEN" in done.stdout
+
+        without = {k: v for k, v in env.items() if k != "DATABRICKS_TOKEN"}
+        done = subprocess.run(command, cwd=checkout, env=without, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "No Databricks token yet" in done.stdout) == (0, True)
+
+
+# --- Deployment -----------------------------------------------------------------------------------------------------------
+
+
+FAKE_CLI = """#!/bin/sh
+echo "$DATABRICKS_CONFIG_PROFILE: $*" >> "$LOG"
+case "$1 $2" in
+  "current-user me") echo '{"userName": "me@example.com"}' ;;
+  "apps get") [ -n "$EXISTS" ] || grep -q 'apps create' "$LOG" || exit 1; echo '{"url": "https://hermes.example"}' ;;
+  "sync --full") ls "$3" > "$LOG.files" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("exists", ["", "yes"])
+def test_deploy_creates_syncs_and_deploys(exists: str, tmp_path: Path) -> None:
+    cli, log = tmp_path / "databricks", tmp_path / "log"
+    cli.write_text(FAKE_CLI)
+    cli.chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), "EXISTS": exists}
+    command = ["make", "--no-print-directory", "deploy", "PROFILE=work"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "https://hermes.example"), done.stderr
+    steps = [line.removeprefix("work: ") for line in log.read_text().splitlines()]
+    assert ("apps create hermes" in steps) is not bool(exists)
+    assert re.fullmatch("sync --full /[^ ]+ /Workspace/Users/me@example.com/hermes", steps[-3])
+    assert steps[-2] == "apps deploy hermes --source-code-path /Workspace/Users/me@example.com/hermes"
+    uploaded = set((tmp_path / "log.files").read_text().split())
+    assert uploaded == {"app.yaml", "requirements.txt", "constraints.txt", *(f"{m}.py" for m in local_modules("app"))}
+
+
+def local_modules(name: str) -> set[str]:
+    """A module of this project and all of ours that it imports, and those it starts."""
+    tree = ast.parse((ROOT / f"{name}.py").read_text())
+    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    ours = {module for module in froms | plain if (ROOT / f"{module}.py").exists()}
+    return {name}.union(*(local_modules(module) for module in ours)) if ours else {name}
+
+
+def test_a_dry_deploy_only_prints() -> None:
+    env = os.environ | {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["make", "-s", "deploy", "DRY=1"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert re.findall(r"^databricks (\S+ \S+)", done.stdout, re.MULTILINE) == ["apps create", "sync --full", "apps deploy"]
+    assert "PROFILE" in subprocess.run(["make", "-s", "deploy"], cwd=ROOT, capture_output=True, text=True, check=False).stderr
+
+
+def test_the_runtime_is_pinned_throughout() -> None:
+    """Each of the five lines exactly, and below them everything that is installed here with them."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w-]+==[\d.]+", line)] == ["-c constraints.txt"]
+    assert len(lines) == 6
+    constraints = (ROOT / "constraints.txt").read_text().lower()
+    for line in lines[:-1]:
+        assert f"\n{line.lower()}\n" in constraints
+    assert "://" not in constraints
+
+
+# --- Documents ------------------------------------------------------------------------------------------------------------
+
+
+def settings_in_code() -> set[str]:
+    """Every variable that the code reads from its environment."""
+    code = "".join((ROOT / f"{name}.py").read_text() for name in local_modules("app"))
+    reads = re.findall(r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"', code)
+    return {name for names in reads for name in names if name} | {"_GATEWAY_RESOLVED"}
+
+
+def test_every_setting_is_in_the_readme_once_and_in_the_template() -> None:
+    code = settings_in_code()
+    assert {"HERMES_MODEL", "DATABRICKS_GATEWAY_HOST", "MAX_CONCURRENT_SESSIONS", "EXA_MCP_URL", "HOME"} <= code
+    table = (ROOT / "README.md").read_text().partition("## Settings\n")[2].partition("\n## ")[0]
+    rows = [
+        name for line in table.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(rows) == sorted(code - PLATFORM)
+    template = (ROOT / "app.yaml.template").read_text()
+    assert sorted(re.findall(r"- name: (\w+)", template)) == sorted(rows)
+    for name in rows:
+        assert re.search(rf"^  # [A-Z\"].*\n  (# )?- name: {name}$", template, re.MULTILINE), f"{name} has no line of its own"
+
+
+def test_the_readme_counts_the_faults() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--faults", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    table = re.findall(r"^\|.*\n", done.stdout, re.MULTILINE)
+    assert len(table) > 10
+    assert "".join(table) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["app.yaml", "app.yaml.template"])
+def test_the_apps_configuration_is_valid(name: str) -> None:
+    config = yaml.safe_load((ROOT / name).read_text())
+    assert config["command"] == ["python", "app.py"]
+    values = {entry["name"]: entry["value"] for entry in config["env"]}
+    assert all(isinstance(value, str) for value in values.values())
+    assert {"HOME", "ENABLE_HERMES", "HERMES_MODEL", "HERMES_FALLBACK_MODEL"} == set(values)
+
+
+def test_the_commented_template_is_valid_too() -> None:
+    text = re.sub(r"^  # (- name|  value)", r"  \1", (ROOT / "app.yaml.template").read_text(), flags=re.MULTILINE)
+    names = [entry["name"] for entry in yaml.safe_load(text)["env"]]
+    assert len(names) == len(set(names)) >= 15
