@@ -49,7 +49,7 @@ deploy:
 	[ -n '$(DRY)' ] || databricks apps get $(APP) -o json | field url
 
 test: lint $(DEMO)/.local/bin/hermes
-	NO_SKIPS=1 $(RUN) -m pytest
+	NO_SKIPS=1 $(RUN) -m pytest --timeout 300 --faults
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -8,13 +8,16 @@ Exit codes: 0 done (with --check: the model is served), 1 Hermes cannot work (--
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import copy
 import fcntl
 import importlib.util
 import io
+import json
 import logging
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -25,13 +28,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import requests
 import yaml
 
-from utils import adapt_instructions_file, clean_url, get_gateway_host, unreachable, why_unreachable
+from utils import (
+    adapt_instructions_file,
+    clean_gateway,
+    clean_url,
+    ensure_https,
+    get_gateway_host,
+    unreachable,
+    why_unreachable,
+)
 
 HERMES = "hermes-agent[mcp]==0.19.0"
 MCP = "mcp==1.26.0"  # what that extra pins, for a HERMES_PIP_URL that names no extra
@@ -116,38 +127,41 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     package = env.get("HERMES_PIP_URL", "").strip() or HERMES
     if package.startswith("-") or re.search(r"//[^/]*@", package):
         raise SettingError("HERMES_PIP_URL: it starts with '-' or holds user info; expected a package, a path or a plain URL")
+    servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
+    memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/")
+    explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
     try:
-        servers = {name: clean_url(key, env.get(key, url), keep_path=True) for name, (key, url) in MCP_DEFAULTS.items()}
-        memory = clean_url("TEAM_MEMORY_MCP_URL", env.get("TEAM_MEMORY_MCP_URL", ""), keep_path=True)
+        for key, url in [*((MCP_DEFAULTS[name][0], url) for name, url in servers.items()), ("TEAM_MEMORY_MCP_URL", memory)]:
+            clean_url(key, url)
         host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
-        explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
-        clean_url("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit, keep_path=True)
-        clean_url("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""), keep_path=True)
+        clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
+        clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
     except ValueError as error:
         raise SettingError(str(error)) from None
     workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
         raise SettingError(f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits")
     prove = read_flag(env, "HERMES_PROVE")
-    host, token = find_credentials(host, env.get("DATABRICKS_TOKEN", "").strip())
+    host, token = find_credentials(env, home, host)
     if not re.fullmatch("[!-~]*", token):
         raise SettingError("DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token")
     if token and not host:
         raise SettingError(
             "DATABRICKS_HOST: it is not set; expected the workspace's URL, like https://adb-1.2.azuredatabricks.net"
         )
+    # The host as it was given, since it may hold the id in `?o=`.
+    given = {**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or host}
     return Settings(
         home=home,
         host=host,
         token=token,
-        gateway=get_gateway_host({**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or host}).rstrip("/")
-        if token
-        else "",
+        gateway=clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(given)) if token else "",
         model=env.get("HERMES_MODEL", "").strip() or "databricks-claude-opus-4-7",
         fallback_model=env.get("HERMES_FALLBACK_MODEL", "").strip() or "databricks-claude-opus-4-6",
         prove=prove,
         package=package,
-        mcp_servers=servers | ({"team-memory": f"{memory}/mcp"} if memory else {}),
+        mcp_servers={name: ensure_https(url) for name, url in servers.items()}
+        | ({"team-memory": f"{ensure_https(memory)}/mcp"} if memory else {}),
     )
 
 
@@ -166,7 +180,7 @@ def read_home(env: Mapping[str, str]) -> Path:
     home = Path(env.get("HOME", ""))
     if str(home) in (".", "/"):
         app = Path("/app/python/source_code")
-        home = app if app.is_dir() else Path.home()
+        home = app if app.is_dir() else _account_home()
     try:
         if home.is_absolute():
             tempfile.TemporaryFile(dir=home).close()
@@ -177,26 +191,41 @@ def read_home(env: Mapping[str, str]) -> Path:
     raise SettingError(f"HOME: {str(home)[:100]!r} cannot be written ({reason}); expected a directory of yours")
 
 
-def find_credentials(host: str, token: str) -> tuple[str, str]:
+def _account_home() -> Path:
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise SettingError("HOME: it is not set, and this account has no home; expected a directory of yours") from None
+
+
+def find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str]:
     """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
 
     Arguments:
+        env: the environment, for `DATABRICKS_TOKEN` and the choice of a profile.
+        home: where `.databrickscfg` is.
         host: the clean URL, or "".
-        token: `DATABRICKS_TOKEN`, or "".
 
     Returns:
         The host and the token; each "" where nobody has one, which is said on stderr where it is not plain.
+
+    Raises:
+        SettingError: where `DATABRICKS_CONFIG_PROFILE` is of another workspace than the host: its token must not go there.
     """
+    token = env.get("DATABRICKS_TOKEN", "").strip()
     if token and host:
         return host, token
     try:
         from databricks.sdk.core import Config as SdkConfig
     except ImportError:
         return host, token
+    if not token:
+        os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many for the SDK
+    profile = _find_profile(env, home, host)
     # It warns there of a missing discovery document, which older workspaces do not have.
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     try:
-        config = SdkConfig(host=host or None, http_timeout_seconds=5, retry_timeout_seconds=5)
+        config = SdkConfig(host=host or None, profile=profile, http_timeout_seconds=5, retry_timeout_seconds=5)
         kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
         found = clean_url("host in ~/.databrickscfg", config.host or "")
     except ValueError as error:
@@ -208,6 +237,23 @@ def find_credentials(host: str, token: str) -> tuple[str, str]:
         print(f"databricks-sdk found no token: {type(error).__name__}", file=sys.stderr)
         return host, token
     return host or found, token or (fresh if kind == "Bearer" else "")
+
+
+def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
+    """The profile for a host: the SDK itself reads none once a host is given, and takes a named one for any host."""
+    named = env.get("DATABRICKS_CONFIG_PROFILE") or None
+    if not host or env.get("DATABRICKS_CLIENT_SECRET"):
+        return named
+    file = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(OSError, ValueError, configparser.Error):
+        file.read(Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser())
+    hosts = {}
+    for name in ("DEFAULT", *file.sections()):
+        with contextlib.suppress(ValueError):
+            hosts[name] = clean_url(name, file[name].get("host", ""))
+    if named and hosts.get(named, host) != host:
+        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]}; expected one of {host}")
+    return named or next((name for name, url in hosts.items() if url == host), None)
 
 
 # --- 2. Install -----------------------------------------------------------------------------------------------------------
@@ -264,11 +310,6 @@ def direct_route(host: str) -> str:
     return f"{host}/serving-endpoints"
 
 
-def default_route(host: str, gateway: str) -> str:
-    """The base URL that is written while nothing is proved."""
-    return f"{gateway}/openai" if gateway else direct_route(host)
-
-
 class Prover:
     """Asks routes for models with the user's own token, each question once, and keeps what they said.
 
@@ -280,7 +321,7 @@ class Prover:
         self.answers: list[Answer] = []
         self._dead: dict[str, str] = {}
         self._session = requests.Session()
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._token = token
 
     def serves(self, base_url: str, model: str) -> bool | None:
         """Ask one route for a chat completion of one token.
@@ -308,17 +349,24 @@ class Prover:
             response = self._send("GET", f"{host}/api/2.0/serving-endpoints")
             listed = response.json()["endpoints"] if response.ok else []
             return sorted(e["name"] for e in listed if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY")
-        except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return []
 
     def _send(self, method: str, url: str, body: dict[str, object] | None = None) -> requests.Response:
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
             # As an auth of ours, or ~/.netrc would replace the header.
-            request.headers.update(self._headers)
+            request.headers["Authorization"] = f"Bearer {self._token}"
             return request
 
-        timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
-        return self._session.request(method, url, json=body, auth=authorize, timeout=timeout, allow_redirects=False)
+        return self._session.request(
+            method,
+            url,
+            json=body,
+            auth=authorize,
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            allow_redirects=False,
+            proxies={"http": cast(str, None)},  # plain http is for this machine alone, and a proxy may be elsewhere
+        )
 
     def _ask(self, base_url: str, model: str) -> tuple[str, str, bool | None]:
         server = urlsplit(base_url).netloc
@@ -327,17 +375,18 @@ class Prover:
         question = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
         try:
             response = self._send("POST", f"{base_url}/chat/completions", question)
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             self._dead[server] = why_unreachable(error)
             return "-", self._dead[server], None
-        return f"HTTP {response.status_code}", *explain(response)
+        return f"HTTP {response.status_code}", *explain(response, self._token)
 
 
-def explain(response: requests.Response) -> tuple[str, bool | None]:
+def explain(response: requests.Response, token: str) -> tuple[str, bool | None]:
     """Read what an answer to a chat completion says about the model.
 
     Arguments:
         response: the answer.
+        token: hidden where the server says it back.
 
     Returns:
         In words, and whether the route serves the model (None: not known).
@@ -346,20 +395,21 @@ def explain(response: requests.Response) -> tuple[str, bool | None]:
         body = response.json()
     except ValueError:
         body = {}
-    error = body if isinstance(body, dict) else {}
-    nested = error.get("error")
-    message = error.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or response.text or ""
-    if response.ok and response.status_code < 300:
+    body = body if isinstance(body, dict) else {}
+    nested = body.get("error")
+    message = body.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or response.text or ""
+    if response.status_code < 300 and body.get("choices") is not None:
         return "serves the model", True
     if response.status_code == 429:
         return "serves the model (busy now: rate limited)", True
-    if error.get("error_code") == "FEATURE_DISABLED":
+    if body.get("error_code") == "FEATURE_DISABLED":
         return "AI Gateway is not enabled for this workspace", False
     if response.status_code == 404:
         return "not served here", False
     if response.status_code in (401, 403):
         return "token rejected or not permitted", None
-    return " ".join(str(message).split())[:120] or "no message", None
+    printable = "".join(c if c.isprintable() else " " for c in str(message).replace(token, "***"))
+    return " ".join(printable.split())[:120] or "no message", None
 
 
 @dataclass(frozen=True)
@@ -381,10 +431,10 @@ def choose_routes(settings: Settings, prover: Prover | None) -> Routes:
     Returns:
         The first route that serves each model; the default where none was proved.
     """
-    default = default_route(settings.host, settings.gateway)
+    urls = candidate_routes(settings.host, settings.gateway)
+    default = urls[0] if settings.gateway else urls[-1]
     if prover is None:
         return Routes(default, default)
-    urls = candidate_routes(settings.host, settings.gateway)
     primary = prover.first(urls, settings.model) or default
     # The primary's own route goes first: then one provider does for both models.
     fallback = prover.first([primary, *urls], settings.fallback_model) or primary
@@ -394,59 +444,79 @@ def choose_routes(settings: Settings, prover: Prover | None) -> Routes:
 # --- 4. Config ------------------------------------------------------------------------------------------------------------
 
 
-def merge_config(existing: Config, settings: Settings, routes: Routes) -> Config:
+def merge_config(existing: Config, settings: Settings, routes: Routes, written: Config | None = None) -> Config:
     """Put our model, providers and fallback chain into a Hermes config.
 
     Arguments:
         existing: the config as read; not changed.
         settings: checked settings with a token.
         routes: where the models are.
+        written: `fallback_providers` and `mcp_servers` as an earlier setup wrote them: these are ours to replace.
 
     Returns:
         A new config: the user's keys in their order, ours replaced where they stand, else added at the end.
     """
-    config = copy.deepcopy(existing)
-    direct = direct_route(settings.host)
-    names = {routes.fallback: SECOND, routes.primary: GATEWAY, direct: DIRECT}
-    chain = [(routes.primary, settings.model), (routes.fallback, settings.fallback_model)]
-    if routes.direct:
-        chain.append((direct, settings.fallback_model))
-    chain = list(dict.fromkeys(chain))
+    config, written = copy.deepcopy(existing), written or {}
+    urls, block = _ours(settings, routes)
+    here = [*candidate_routes(settings.host, settings.gateway), *urls.values()]
 
     old_model = config["model"] if isinstance(config.get("model"), dict) else {}
     ours = {"default": settings.model, "provider": "custom", "base_url": routes.primary, "api_key": settings.token}
-    if not _is_here(old_model.get("base_url"), settings):
+    if old_model.get("base_url") not in here:
         old_model.pop("api_mode", None)  # another vendor's protocol
     config["model"] = {**old_model, **ours}
 
-    wanted = {names[url]: {"name": names[url], "base_url": url, "api_key": settings.token} for url, _ in chain}
+    def stale(entry: object) -> bool:
+        """An inline key of an older setup: Hermes reads such a key once per process, so it outlives its rotation."""
+        models = [settings.model, settings.fallback_model, old_model.get("default")]
+        is_ours = isinstance(entry, dict) and "api_key" in entry and entry.get("model") in models
+        return is_ours and str(cast(Config, entry).get("base_url")).rstrip("/") in here
+
+    theirs = [
+        e for e in _list(config.get("fallback_providers")) if e not in (*block, *_list(written.get("fallback_providers")))
+    ]
+    theirs = [entry for entry in theirs if not stale(entry)]
+    wanted = {name: {"name": name, "base_url": url, "api_key": settings.token} for name, url in urls.items()}
+    # A provider of ours stays, with a fresh key, while an entry of the user's names it.
+    named = [e.get("provider") for e in theirs if isinstance(e, dict)]
     providers = []
     for entry in _list(config.get("custom_providers")):
         name = entry.get("name") if isinstance(entry, dict) else None
         if name not in OURS:
             providers.append(entry)
-        elif name in wanted:
-            providers.append({**entry, **wanted.pop(name)})
+        elif name in wanted or f"custom:{name}" in named:
+            providers.append({**entry, "api_key": settings.token, **wanted.pop(name, {})})
     config["custom_providers"] = providers + list(wanted.values())
     # `hermes doctor --fix` moves the list into this mapping, which Hermes reads first.
     if isinstance(migrated := config.get("providers"), dict) and any(name in migrated for name in OURS):
         config["providers"] = {k: v for k, v in migrated.items() if k not in OURS}
-
-    block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
-    old_chain = _list(config.get("fallback_providers"))
-    rest = old_chain[_own_block(old_chain, str(old_model.get("default"))) :]
-    handled = [settings.model, settings.fallback_model, old_model.get("default")]
-    config["fallback_providers"] = block + [e for e in rest if e not in block and not _is_stale(e, handled, settings)]
+    config["fallback_providers"] = block + theirs
 
     _fill(config, "security", {"allow_lazy_installs": False})
     if isinstance(servers := config.get("mcp_servers"), dict):
-        gone = {name: {"url": url} for name, (_, url) in MCP_DEFAULTS.items() if not settings.mcp_servers.get(name)}
-        config["mcp_servers"] = {name: entry for name, entry in servers.items() if gone.get(name) != entry}
-    _fill(config, "mcp_servers", {name: {"url": url} for name, url in settings.mcp_servers.items() if url})
+        # What CODA's own setup wrote before us counts as ours.
+        before = written.get("mcp_servers", {name: {"url": url} for name, (_, url) in MCP_DEFAULTS.items()})
+        config["mcp_servers"] = {name: entry for name, entry in servers.items() if before.get(name, ...) != entry}
+    _fill(config, "mcp_servers", _servers(settings))
     skills = settings.home / ".claude" / "skills"
     if skills.is_dir():
         _fill(config, "skills", {"external_dirs": [str(skills)]})
     return config
+
+
+def _ours(settings: Settings, routes: Routes) -> tuple[dict[str, str], list[Config]]:
+    """Our providers, URL by name, and our entries of the fallback chain."""
+    direct = direct_route(settings.host)
+    names = {routes.fallback: SECOND, routes.primary: GATEWAY, direct: DIRECT}
+    chain = [(routes.primary, settings.model), (routes.fallback, settings.fallback_model)]
+    if routes.direct:
+        chain.append((direct, settings.fallback_model))
+    entries = [{"provider": f"custom:{names[url]}", "model": model} for url, model in dict.fromkeys(chain)]
+    return {names[url]: url for url, _ in chain}, entries
+
+
+def _servers(settings: Settings) -> Config:
+    return {name: {"url": url} for name, url in settings.mcp_servers.items() if url}
 
 
 def _list(value: object) -> list[Any]:
@@ -458,31 +528,6 @@ def _fill(config: Config, key: str, defaults: Config) -> None:
     section = config.get(key)
     if defaults and (section is None or isinstance(section, dict)):
         config[key] = {**(section or {}), **{k: v for k, v in defaults.items() if k not in (section or {})}}
-
-
-def _is_here(url: object, settings: Settings) -> bool:
-    try:
-        host = urlsplit(str(url or "")).hostname
-    except ValueError:
-        return False
-    return host is not None and host in {urlsplit(base).hostname for base in (settings.host, settings.gateway)}
-
-
-def _is_stale(entry: object, models: list[Any], settings: Settings) -> bool:
-    """An inline key of an earlier setup: Hermes reads such a key once per process, so it outlives its rotation."""
-    return isinstance(entry, dict) and entry.get("model") in models and _is_here(entry.get("base_url"), settings)
-
-
-def _own_block(chain: list[Any], default: str) -> int:
-    """How many entries at the head of a fallback chain an earlier setup wrote: the model again, then the fallback model."""
-    pairs = [(e.get("provider"), e.get("model")) if isinstance(e, dict) and len(e) == 2 else None for e in chain]
-    ours = {f"custom:{name}" for name in OURS}
-    if not pairs or pairs[0] is None or pairs[0][0] not in ours or pairs[0][1] != default:
-        return 0
-    count = 1
-    if len(pairs) > 1 and pairs[1] and pairs[1][0] in ours:
-        count = 2 + (len(pairs) > 2 and pairs[2] == (f"custom:{DIRECT}", pairs[1][1]))
-    return count
 
 
 def dump(config: object) -> str:
@@ -501,15 +546,13 @@ def render(text: str, old: Config, new: Config) -> str:
     Returns:
         The new text, which means exactly `new`.
     """
+    # Dumps are compared, not values: a few aliases can stand for more than can be compared, or for themselves.
+    if dump(old) == dump(new) and _keys_in_reach(text):
+        return text
     if not old:
         comments_only = all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines())
         return (text if comments_only else "") + dump(new)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            # A few aliases can stand for more than can be compared, or for themselves.
-            return text if dump(old) == dump(new) else dump(new)
-        if old == new:
-            return text
         starts = [key.start_mark.index for key, _ in _compose(text).value]
         if len(starts) != len(old):
             return dump(new)
@@ -517,14 +560,22 @@ def render(text: str, old: Config, new: Config) -> str:
         for key, start, end in zip(old, starts, [*starts[1:], len(text)], strict=True):
             block = text[start:end]
             comments = re.search(r"(?:^(?:#.*)?\r?\n)*\Z", block, re.MULTILINE)
-            if old[key] != new[key]:
+            if dump(old[key]) != dump(new[key]) or not _keys_in_reach(block):
                 block = dump({key: new[key]}) + (comments[0] if comments else "")
             result += block
         added = {key: value for key, value in new.items() if key not in old}
         result += ("" if result.endswith("\n") else "\n") + (dump(added) if added else "")
-        return result if yaml.safe_load(result) == new else dump(new)
+        return result if dump(yaml.safe_load(result)) == dump(new) else dump(new)
     except (yaml.YAMLError, ValueError):
         return dump(new)
+
+
+def _keys_in_reach(text: str) -> bool:
+    """Whether each of our keys in a text stands where CODA's rotator looks; Hermes itself indents lists deeper."""
+    try:
+        return all(text[: key.start_mark.index].rpartition("\n")[2] == "  api_key: " for key in _our_keys(_compose(text)))
+    except (yaml.YAMLError, ValueError):
+        return True
 
 
 def parse_config(raw: bytes) -> tuple[Config, str]:
@@ -564,39 +615,58 @@ def write_config(path: Path, settings: Settings, routes: Routes) -> str:
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(path):
+    with locked(path) as memory:
         raw = path.read_bytes() if path.exists() else b""
         existing, problem = parse_config(raw)
-        merged = merge_config(existing, settings, routes)
-        text = dump(merged) if problem else render(raw.decode(), existing, merged)
-        if text.encode() == raw:
-            path.chmod(0o600)
-            return "unchanged"
+        written = recall(memory)
+        text = raw.decode() if not problem else ""
+        if written and not problem:
+            # The keys first, in place: after a mere rotation nothing else changes.
+            text = with_key(text, settings.token)
+            existing, problem = parse_config(text.encode())
+        foreign = bool(existing) and not (written and _our_keys(_compose(text)))
+        merged = merge_config(existing, settings, routes, written)
+        text = dump(merged) if problem else render(text, existing, merged)
         note = ""
-        if problem or (existing and not _written_by_us(existing)):
-            kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.bak")
-            write_atomically(kept, raw)
-            note = f"; the old one {problem or 'was not ours'}, kept as {kept.name}"
-        write_atomically(path, text.encode())
-        return f"written{note}"
-
-
-def _written_by_us(config: Config) -> bool:
-    entries = [e.get("name") for e in _list(config.get("custom_providers")) if isinstance(e, dict)]
-    migrated = config.get("providers")
-    return any(name in OURS for name in [*entries, *(migrated if isinstance(migrated, dict) else [])])
+        if text.encode() != raw:
+            if problem or foreign:
+                kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.bak")
+                write_atomically(kept, raw)
+                note = f"; the old one {problem or 'was not ours'}, kept as {kept.name}"
+            write_atomically(path, text.encode())
+        path.chmod(0o600)
+        memory.seek(0)
+        memory.truncate()
+        json.dump({"fallback_providers": _ours(settings, routes)[1], "mcp_servers": _servers(settings)}, memory)
+        return f"written{note}" if text.encode() != raw else "unchanged"
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone."""
-    with open(path.with_name(f".{path.name}.lock"), "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        real = path.resolve()
+def locked(path: Path) -> Iterator[IO[str]]:
+    """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone.
+
+    Arguments:
+        path: the file; a symlink is followed.
+
+    Yields:
+        The lock's own file beside it, in which the last setup left what it wrote.
+    """
+    real = path.resolve()
+    with open(real.with_name(f".{real.name}.setup"), "a+", opener=lambda p, flags: os.open(p, flags, 0o600)) as memory:
+        fcntl.flock(memory, fcntl.LOCK_EX)
         for leftover in real.parent.glob(f".{real.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
-        yield
+        yield memory
+
+
+def recall(memory: IO[str]) -> Config:
+    """What the last setup left in the lock's file; {} where there is nothing that can be read."""
+    memory.seek(0)
+    try:
+        written = json.load(memory)
+    except ValueError:
+        return {}
+    return written if isinstance(written, dict) else {}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -644,18 +714,40 @@ def refresh_token(config_path: Path, token: str) -> bool:
         return False
     with locked(config_path):
         raw = config_path.read_bytes()
-        config, problem = parse_config(raw)
-        if problem or not _written_by_us(config):
+        if parse_config(raw)[1]:
             return False
-        text = raw.decode()
-        scalar = dump([token])[2:].rstrip("\n")
-        for key in sorted(_our_keys(text), key=lambda node: -node.start_mark.index):
-            if key.value != token:
-                text = text[: key.start_mark.index] + scalar + text[key.end_mark.index :]
+        text = with_key(raw.decode(), token)
         if text.encode() == raw:
             return False
         write_atomically(config_path, text.encode())
         return True
+
+
+def with_key(text: str, token: str) -> str:
+    """Replace our keys in a config's text.
+
+    Arguments:
+        text: valid YAML.
+        token: the new key.
+
+    Returns:
+        The text, with every other character as it was; YAML too odd for that (a key that has an anchor, or spans
+        lines) is written anew and means the same.
+    """
+    tree = _compose(text)
+    keys = _our_keys(tree)
+    scalar, spliced = dump([token])[2:].rstrip("\n"), text
+    for key in sorted(keys, key=lambda node: -node.start_mark.index):
+        if key.value != token:
+            spliced = spliced[: key.start_mark.index] + scalar + spliced[key.end_mark.index :]
+        key.tag, key.value, key.style = "tag:yaml.org,2002:str", token, None
+    if spliced == text:
+        return text
+    anew = yaml.serialize(tree, Dumper=yaml.SafeDumper, allow_unicode=True, width=2**20)
+    try:
+        return spliced if dump(yaml.safe_load(spliced)) == dump(yaml.safe_load(anew)) else anew
+    except yaml.YAMLError:
+        return anew
 
 
 def _compose(text: str) -> yaml.Node:
@@ -663,18 +755,18 @@ def _compose(text: str) -> yaml.Node:
     return cast(yaml.Node, yaml.compose(text, Loader=yaml.SafeLoader))
 
 
-def _our_keys(text: str) -> set[yaml.ScalarNode]:
+def _our_keys(tree: yaml.Node) -> set[yaml.ScalarNode]:
     """The nodes of the `api_key` values that are ours: those of our providers, and the model's if it uses one of them."""
 
     def fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
         return {k.value: v for k, v in node.value if k.id == "scalar"} if isinstance(node, yaml.MappingNode) else {}
 
-    top = fields(_compose(text))
+    top = fields(tree)
     listed = top.get("custom_providers")
     entries = [fields(e) for e in listed.value] if isinstance(listed, yaml.SequenceNode) else []
     ours = [e for e in entries if "name" in e and e["name"].value in OURS]
     ours += [fields(entry) for name, entry in fields(top.get("providers")).items() if name in OURS]
-    urls = {e[key].value for e in ours for key in ("base_url", "api", "url") if key in e}
+    urls = [e[key].value for e in ours for key in ("base_url", "api", "url") if key in e]
     model = fields(top.get("model"))
     if "base_url" in model and model["base_url"].value in urls:
         ours.append(model)
@@ -696,14 +788,15 @@ def verdict(settings: Settings, prover: Prover) -> str:
         One line with the next step.
     """
     answers = [a for a in prover.answers if a.model == settings.model]
-    said = {a.meaning for a in answers}
     if any(a.answer in ("HTTP 401", "HTTP 403") for a in answers):
         return "The token was rejected, or may not use this model: check DATABRICKS_TOKEN, or ask for CAN QUERY on it."
     if all(a.answer == "-" for a in answers):
-        return f"Nothing answered ({', '.join(sorted(said))}): check DATABRICKS_HOST and the network, then run this again."
-    models = prover.chat_models(settings.host)
-    on_direct = f" This workspace serves {', '.join(models)}: set HERMES_MODEL to one of them." if models else ""
-    return f"{settings.model} is served on none of these routes.{on_direct or ' Set HERMES_MODEL to a model that is.'}"
+        return f"Nothing answered ({answers[0].meaning}): check DATABRICKS_HOST and the network, then run this again."
+    if any(a.serves is None for a in answers):
+        return f"No route gave {settings.model} a clear yes: the answers above say why."
+    models = [model for model in prover.chat_models(settings.host) if model != settings.model]
+    found = f"This workspace serves {', '.join(models)}: set HERMES_MODEL to one of them." if models else ""
+    return f"{settings.model} is served on none of these routes. {found or 'Set HERMES_MODEL to a model that is.'}"
 
 
 def table(settings: Settings, answers: list[Answer]) -> str:
@@ -766,10 +859,13 @@ def prepare_home(home: Path) -> None:
     Arguments:
         home: the home directory.
     """
-    (home / "projects").mkdir(exist_ok=True)
     source, target = Path(__file__).resolve().parent / "CLAUDE.md", home / ".hermes" / "HERMES.md"
-    if source.is_file() and not target.exists():
-        adapt_instructions_file(source, target, "# Hermes Agent on Databricks", "Hermes")
+    try:
+        (home / "projects").mkdir(exist_ok=True)
+        if source.is_file() and not target.exists():
+            adapt_instructions_file(source, target, "# Hermes Agent on Databricks", "Hermes")
+    except OSError as error:
+        print(f"Left out: {error}", file=sys.stderr)  # Hermes works without them
 
 
 def setup(settings: Settings) -> int:
@@ -829,7 +925,7 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a loop of symlinks is a RuntimeError to pathlib
         print(f"Hermes setup failed: {error}", file=sys.stderr)
         return 1
 

@@ -57,23 +57,38 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").removesuffix("."), parts.port
-        except ValueError as error:
-            problem = str(error)
+        except ValueError:
+            problem = "its port is no number from 1 to 65535" if re.search(r":[^]/]*(/|$)", url[8:]) else "it is no host name"
     if not problem:
         local = _is_loopback(host)
         if "@" in parts.netloc:
             problem = "it holds user info"
         elif port == 0 or parts.netloc.endswith(":"):
-            problem = "its port is not a number from 1 to 65535"
+            problem = "its port is no number from 1 to 65535"
         elif not local and not _HOST_NAME.fullmatch(host):
             problem = "it is no host name"
         elif parts.scheme != "https" and not (parts.scheme == "http" and local):
             problem = "only https:// keeps a token private"
     if problem:
-        found = re.sub(r"//[^/]*@|(dapi|eyJ)[\w.-]*", "***", value.strip())
-        raise ValueError(f"{setting}: {found[:100]!r} will not do ({problem}); expected something like https://host.example")
+        raise ValueError(f"{setting}: {_shown(value)} will not do ({problem}); expected something like https://host.example")
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")
+
+
+def clean_gateway(setting: str, value: str) -> str:
+    """Check a gateway's URL as `clean_url` does, and cut it back to its base where it ends in a namespace.
+
+    Arguments:
+        setting: the setting's name, for the error.
+        value: such as `https://gateway.example/openai/`.
+
+    Returns:
+        The base URL; "" for a blank value.
+
+    Raises:
+        ValueError: as `clean_url`.
+    """
+    return _NAMESPACE.sub("", clean_url(setting, value, keep_path=True))
 
 
 def get_gateway_host(env: Mapping[str, str] | None = None) -> str:
@@ -93,10 +108,10 @@ def get_gateway_host(env: Mapping[str, str] | None = None) -> str:
         return env["_GATEWAY_RESOLVED"]
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "").strip()
     if "<" in explicit:
-        _warn(f"DATABRICKS_GATEWAY_HOST: {explicit[:100]!r} still holds the template's placeholder; passed over.")
+        _warn(f"DATABRICKS_GATEWAY_HOST: {_shown(explicit)} still holds the template's placeholder; passed over.")
     elif explicit:
         try:
-            return _NAMESPACE.sub("", clean_url("DATABRICKS_GATEWAY_HOST", explicit, keep_path=True))
+            return clean_gateway("DATABRICKS_GATEWAY_HOST", explicit)
         except ValueError as error:
             _warn(f"{error}; passed over.")
     host = env.get("DATABRICKS_HOST", "")
@@ -190,7 +205,7 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
             # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
             requests.get(url, timeout=timeout, allow_redirects=False, stream=True, auth=lambda request: request).close()
             failures.clear()
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             failures[:] = [why_unreachable(error)]
 
     # A thread, as requests' own time-outs count anew for each address and leave the name look-up out.
@@ -221,7 +236,7 @@ def why_unreachable(error: Exception) -> str:
     kinds = {"proxy": requests.exceptions.ProxyError, "TLS": requests.exceptions.SSLError}
     kind = next((name for name, cls in kinds.items() if isinstance(error, cls)), "connection")
     if "resolve" in detail:
-        kind, detail = "DNS", "no such host"
+        kind, detail = ("DNS", "no such host") if kind == "connection" else (kind, "no such host")
     return f"{kind}: {detail}"
 
 
@@ -241,7 +256,7 @@ def adapt_instructions_file(source_path: str | Path, target_path: str | Path, ne
     if not source.is_file():
         print(f"{cli_name}: {source} is not there, so no {target.name} was written.")
         return False
-    text = source.read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8", errors="replace")
     adapted, replaced = re.subn(r"^# .*$", lambda _: new_header, text, count=1, flags=re.MULTILINE)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(adapted if replaced else f"{new_header}\n\n{text}", encoding="utf-8")
@@ -265,6 +280,11 @@ def get_npm_version(package_name: str) -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def _shown(value: str) -> str:
+    """A setting's value for a message: short, without user info or anything that looks like a token."""
+    return repr(re.sub(r"^.*@|(dapi|eyJ)[\w.-]*", "***", value.strip(), flags=re.DOTALL)[:100])
 
 
 def _is_loopback(host: str) -> bool:

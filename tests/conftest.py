@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,9 @@ FAULTS = {  # what the tests marked with it assert
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the developer's own reaches a test."""
-    for name in os.environ:
-        if name.startswith(("DATABRICKS_", "HERMES_", "ENABLE_HERMES", "_GATEWAY_RESOLVED", "APP_OWNER", "MAX_CONCURRENT")):
-            monkeypatch.delenv(name)
+    own = re.compile(r"(DATABRICKS_|HERMES_|ENABLE_HERMES|APP_OWNER|MAX_CONCURRENT|_GATEWAY|ARM_|AZURE_).*|.*_MCP_URL")
+    for name in filter(own.fullmatch, list(os.environ)):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
@@ -59,16 +60,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(kind, cases=1): a fault that is tried, and how many cases one test makes of it")
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """The README's table of faults, from the tests' marks."""
-    if not config.getoption("--faults"):
-        return []
-    counts = dict.fromkeys(FAULTS, 0)
-    for mark in (mark for item in items for mark in item.iter_markers("fault")):
-        kind, cases = (*mark.args, 1)[:2]
-        counts[kind] += cases
-    rows = [f"| {kind} | {counts[kind]} | nothing | {seen} |" for kind, seen in FAULTS.items()]
+def faults(marks: Iterable[tuple[str, int, bool]]) -> list[str]:
+    """The README's table of faults, from each test's kind, number of cases, and whether it passed."""
+    cases, failed = dict.fromkeys(FAULTS, 0), set()
+    for kind, count, passed in marks:
+        cases[kind] += count
+        failed |= set() if passed else {kind}
+    rows = [f"| {k} | {cases[k]} | {'SEE THE FAILURES' if k in failed else 'nothing'} | {seen} |" for k, seen in FAULTS.items()]
     return ["| fault | cases | lost | what happens |", "| --- | --- | --- | --- |", *rows]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.user_properties += [("fault", (*mark.args, 1)[:2]) for mark in item.iter_markers("fault")]
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    if not (config.getoption("--faults") and config.getoption("--collect-only")):
+        return []
+    return faults((*mark, True) for item in items for name, mark in item.user_properties if name == "fault")  # type: ignore[misc]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--faults") and not config.getoption("--collect-only"):
+        done = [
+            (report, outcome == "passed") for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)
+        ]
+        marks = [
+            (*m, ok) for report, ok in done for name, m in report.user_properties if name == "fault" and report.when == "call"
+        ]
+        terminalreporter.write_line("\n".join(faults(marks)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -317,3 +317,59 @@ def test_the_readme_shows_what_check_prints(options: str, shown: str, tmp_path: 
     env = os.environ | {"HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.stdout == shown
+
+
+@pytest.fixture
+def other_profile(tmp_path: Path) -> str:
+    """A profiles file with the workspace in [DEFAULT] and another one beside it."""
+    config = tmp_path / "databrickscfg"
+    config.write_text(
+        f"[DEFAULT]\nhost = https://{HOSTS['azure'][0]}/\ntoken = TOKEN\n"
+        "[work]\nhost = https://other.example\ntoken = dapiother\n"
+    )
+    return str(config)
+
+
+def test_a_host_finds_its_own_profile(workspace: StandIn, hermes_home: Path, other_profile: str) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
+    config = Path(other_profile)
+    config.write_text(config.read_text().replace("TOKEN", workspace.token))
+    done = setup(workspace, hermes_home, "--check", DATABRICKS_TOKEN=" \n", DATABRICKS_CONFIG_FILE=other_profile)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_token_of_another_workspace_is_not_sent(workspace: StandIn, hermes_home: Path, other_profile: str) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
+    more = {"DATABRICKS_CONFIG_FILE": other_profile, "DATABRICKS_CONFIG_PROFILE": "work", "DATABRICKS_TOKEN": ""}
+    done = setup(workspace, hermes_home, **more)
+    assert done.returncode == 2
+    assert done.stderr.startswith("DATABRICKS_CONFIG_PROFILE: 'work' is of https://other.example; expected one of https://adb-")
+    assert workspace.requests == []
+
+
+def test_a_blank_token_leaves_the_service_principal_alone(hermes_home: Path) -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
+    with StandIn(oauth=600) as workspace:
+        done = setup(workspace, hermes_home, "--check", DATABRICKS_TOKEN="\n")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_codas_rotator_reaches_every_key_after_hermes_wrote_the_file(workspace: StandIn, hermes_home: Path) -> None:
+    assert setup(workspace, hermes_home).returncode == 0
+    config = hermes_home / ".hermes" / "config.yaml"
+    command = [str(hermes_home / ".local" / "bin" / "hermes"), "config", "set", "display.compact", "true"]
+    subprocess.run(command, env=workspace.env | {"HOME": str(hermes_home)}, capture_output=True, check=True)
+    assert "\n    api_key: " in config.read_text()
+    assert setup(workspace, hermes_home).returncode == 0
+    config.write_text(re.sub(r"^  api_key: .*$", f"  api_key: {workspace.rotate()}", config.read_text(), flags=re.MULTILINE))
+    workspace.serves = {"openai": {OPUS_4_6}}
+    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    assert yaml.safe_load(config.read_text())["display"]["compact"] is True
+
+
+def test_a_token_does_not_leave_the_machine_in_the_clear(hermes_home: Path) -> None:
+    """Plain http is for a workspace on this machine: not by way of a proxy, which sees all."""
+    with StandIn() as workspace:
+        done = setup(workspace, hermes_home, "--check", DATABRICKS_HOST="http://127.0.0.1:9", NO_PROXY="", no_proxy="")
+        assert (done.returncode, workspace.requests) == (1, [])
+        assert "Connection refused" in done.stdout

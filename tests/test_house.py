@@ -15,14 +15,9 @@ import yaml
 
 from tests.conftest import ROOT
 
-PLATFORM = {
-    "PATH",
-    "DATABRICKS_APP_NAME",
-    "DATABRICKS_APP_PORT",
-    "DATABRICKS_CLIENT_ID",
-    "DATABRICKS_CLIENT_SECRET",
-    "_GATEWAY_RESOLVED",
-}
+# Set by Databricks Apps, by CODA's parent process, or databricks-sdk's own.
+PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_APP_PORT", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
+PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE"}
 CODAS_NAMES = (
     "ensure_https, get_gateway_host, resolve_and_cache_gateway, adapt_instructions_file, get_npm_version, _probe_gateway"
 )
@@ -34,6 +29,7 @@ CODAS_NAMES = (
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The two files alone, and a Python that has only requests and PyYAML."""
+    pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
     folder = tmp_path / "coda"
     folder.mkdir()
     for name in ("utils.py", "setup_hermes.py"):
@@ -57,7 +53,6 @@ sys.exit(done.returncode)
 
 def test_the_two_files_do_in_coda_by_themselves(checkout: Path, hermes_home: Path) -> None:
     """As CODA runs them: the parent finds the gateway once, the step runs as a child, its output is shown."""
-    pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
     pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
     from tests.standin import OPUS_4_7, StandIn
 
@@ -165,6 +160,8 @@ def test_every_setting_is_in_the_readme_once_and_in_the_template() -> None:
 
 
 def test_the_readme_counts_the_faults() -> None:
+    for name in ("hypothesis", "trustme"):
+        pytest.importorskip(name, reason=f"{name} is missing: the tests that need it count too")
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--faults", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     table = re.findall(r"^\|.*\n", done.stdout, re.MULTILINE)

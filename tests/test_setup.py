@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -58,7 +59,7 @@ def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -
         assert body["max_tokens"] == 1
         base_url = str(request.url).removesuffix("/chat/completions")
         status, text = (200, {"choices": []}) if (base_url, body["model"]) in served else otherwise
-        return status, {}, yaml.safe_dump(text, default_flow_style=True)
+        return status, {}, json.dumps(text)
 
     for url in ROUTES:
         responses.add_callback("POST", f"{url}/chat/completions", callback=answer)
@@ -124,7 +125,11 @@ def test_unasked_the_default_is_written(gateway: str, expected: str, env: dict[s
 @pytest.mark.parametrize(
     ("status", "body", "meaning", "serves"),
     [
-        (200, "{}", "serves the model", True),
+        (200, '{"choices": []}', "serves the model", True),
+        (200, "<html>log in", "<html>log in", None),
+        (200, '{"error_code": "NOPE", "message": "no"}', "no", None),
+        (400, f"you sent Bearer {TOKEN} \x1b[31m", "you sent Bearer *** [31m", None),
+        (400, "x" * 110 + TOKEN, "x" * 110 + "***", None),
         (429, '{"error_code": "REQUEST_LIMIT_EXCEEDED"}', "serves the model (busy now: rate limited)", True),
         (404, '{"error_code": "ENDPOINT_NOT_FOUND"}', "not served here", False),
         (404, "<html>", "not served here", False),
@@ -183,6 +188,56 @@ def test_nothing_proved_is_said_and_the_default_stays(
     assert "NOT PROVED" in output.out
     assert config_of(home)["model"]["base_url"] == OPENAI
     assert TOKEN not in output.out + output.err
+
+
+ODD = (400, {"message": "max_tokens is not supported"})
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        (ODD, f"No route gave {OPUS_4_7} a clear yes"),
+        (requests.ConnectTimeout("..."), "Nothing answered (timed out): check DATABRICKS_HOST"),
+        (
+            OSError("Could not find a suitable TLS CA certificate bundle"),
+            "Nothing answered (connection: Could not find a suitable TLS",
+        ),
+    ],
+)
+@responses.activate
+def test_check_says_what_to_do(
+    otherwise: tuple[int, object] | Exception, said: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(otherwise, tuple):
+        serve(otherwise=otherwise)
+    else:
+        for url in ROUTES:
+            responses.post(f"{url}/chat/completions", body=otherwise)
+    assert main(["--check"], env) == 1
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+@responses.activate
+def test_only_chat_models_that_are_ready_are_named() -> None:
+    ready, model = {"ready": "READY"}, "llm/v1/chat"
+    listed = [
+        {"name": "b", "task": model, "state": ready},
+        {"name": "starting", "task": model, "state": {"ready": "NOT_READY"}},
+        {"name": "embeds", "task": "llm/v1/embeddings", "state": ready},
+        {"name": "a", "task": model, "state": ready},
+    ]
+    responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
+    assert setup_hermes.Prover(TOKEN).chat_models(HOST) == ["a", "b"]
+    sent = responses.calls[0].request
+    assert sent.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert sent.req_kwargs["timeout"] == (2.0, 20.0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("odd", ["[]", "{}", '{"endpoints": [1]}', '{"endpoints": [{"task": "llm/v1/chat"}]}', "<html>"])
+@responses.activate
+def test_a_list_of_models_that_cannot_be_read_is_empty(odd: str) -> None:
+    responses.get(f"{HOST}/api/2.0/serving-endpoints", body=odd)
+    assert setup_hermes.Prover(TOKEN).chat_models(HOST) == []
 
 
 @pytest.mark.fault("token")
@@ -271,15 +326,16 @@ security:
 
 
 def test_the_config_is_the_designs(tmp_path: Path) -> None:
-    path = tmp_path / ".hermes" / "config.yaml"
+    path = tmp_path / "config.yaml"
     assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
     assert path.read_text() == DESIGN
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.chmod(0o644)
     stamp = path.stat().st_mtime_ns
     assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
     assert path.stat().st_mtime_ns == stamp
-    assert sorted(p.name for p in path.parent.iterdir()) == [".config.yaml.lock", "config.yaml"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [".config.yaml.setup", "config.yaml"]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()} == {0o600}
 
 
 USERS = f"""\
@@ -359,15 +415,77 @@ def config_without_ours(config: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def chain_of(path: Path) -> list[tuple[str, str]]:
+    return [(e["provider"], e["model"]) for e in yaml.safe_load(path.read_text())["fallback_providers"]]
+
+
 def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path: Path) -> None:
-    first = merge_config({}, settings_for(tmp_path), Routes(OPENAI, OPENAI))
-    mine = {"provider": "custom:databricks-gateway", "model": "databricks-claude-haiku"}
-    first["fallback_providers"].append(mine)
-    second = merge_config(first, settings_for(tmp_path, model="m", fallback_model="f"), Routes(OPENAI, OPENAI, direct=False))
-    assert [e["model"] for e in second["fallback_providers"]] == ["m", "f", "databricks-claude-haiku"]
-    third = merge_config(second, settings_for(tmp_path), Routes(OPENAI, OPENAI))
-    assert [e["model"] for e in third["fallback_providers"]] == [OPUS_4_7, OPUS_4_6, OPUS_4_6, "databricks-claude-haiku"]
-    assert third["fallback_providers"][3] == mine
+    path = tmp_path / "config.yaml"
+    one = settings_for(tmp_path, fallback_model=OPUS_4_7)
+    write_config(path, one, Routes(OPENAI, OPENAI, direct=False))
+    assert chain_of(path) == [("custom:databricks-gateway", OPUS_4_7)]
+    mine = [("custom:databricks-gateway", "haiku"), ("custom:databricks-direct", "my-finetune"), ("custom", OPUS_4_6)]
+    config = yaml.safe_load(path.read_text())
+    config["fallback_providers"] += [{"provider": provider, "model": model} for provider, model in mine]
+    config["fallback_providers"][-1] |= {"base_url": DIRECT, "key_env": "MY_KEY"}
+    config["custom_providers"].append({"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"})
+    path.write_text(setup_hermes.dump(config))
+    for settings, routes in [
+        (one, Routes(OPENAI, OPENAI, direct=False)),
+        (settings_for(tmp_path), Routes(OPENAI, MLFLOW)),
+        (settings_for(tmp_path, model="m", fallback_model="f", token="new", gateway=""), Routes(DIRECT, DIRECT, direct=False)),
+    ]:
+        write_config(path, settings, routes)
+        ours = chain_of(path)[:-3]
+        assert chain_of(path)[-3:] == mine
+        assert ours == [(e["provider"], e["model"]) for e in setup_hermes._ours(settings, routes)[1]]
+        named = {e["name"]: e["api_key"] for e in yaml.safe_load(path.read_text())["custom_providers"]}
+        assert named.keys() >= {"databricks-gateway", "databricks-direct"}
+        assert set(named.values()) == {settings.token}
+    assert list(tmp_path.glob("*.bak")) == []
+
+
+def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("custom_providers:\n- name: databricks-gateway\n  base_url: https://mine.example\n  api_key: my-key\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert "my-key" in backup.read_text()
+
+
+def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
+    mine = {"provider": "custom", "model": OPUS_4_6, "base_url": "http://127.0.0.1:11434/v1", "api_key": "ollama"}
+    settings = settings_for(tmp_path, host="http://127.0.0.1:8080", gateway="")
+    config = merge_config({"fallback_providers": [mine]}, settings, Routes("http://127.0.0.1:8080/serving-endpoints", "x"))
+    assert config["fallback_providers"][-1] == mine
+
+
+def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    path.write_text(path.read_text().replace("custom_providers:\n", "custom_providers:\n# mine, within\n"))
+    write_config(path, settings_for(tmp_path, token="new"), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN.replace("custom_providers:\n", "custom_providers:\n# mine, within\n").replace(
+        TOKEN, "new"
+    )
+
+
+def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# head\na: &x [1, 2]  # one\nb: *x  # two\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
+
+
+@pytest.mark.fault("file")
+def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
+    real = tmp_path / "config.yaml"
+    write_config(real, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").symlink_to(real)
+        assert refresh_token(tmp_path / name / "config.yaml", name)
+    assert list(tmp_path.rglob("*.setup")) == [tmp_path / ".config.yaml.setup"]
 
 
 def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
@@ -520,13 +638,51 @@ def test_a_config_that_is_not_ours_is_not_refreshed(text: str | None, tmp_path: 
     assert (path.read_text() if path.exists() else None) == text
 
 
-def test_codas_rotator_reaches_every_key_of_ours(tmp_path: Path) -> None:
+class Deep(yaml.SafeDumper):
+    """Writes lists as Hermes does."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+INDENTED = yaml.dump(yaml.safe_load(DESIGN), Dumper=Deep, sort_keys=False)
+
+
+@pytest.mark.parametrize("text", ["", INDENTED, "# mine\n" + INDENTED])
+def test_codas_rotator_reaches_every_key_after_a_setup(text: str, tmp_path: Path) -> None:
+    """Also where Hermes has written the file since, with its deeper lists."""
     path = tmp_path / "config.yaml"
-    routes = Routes(OPENAI, MLFLOW)
-    write_config(path, settings_for(tmp_path), routes)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    if text:
+        assert "\n    api_key: " in text
+        path.write_text(text)
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
     rotated = re.sub(r"^  api_key: .*$", "  api_key: rotated", path.read_text(), flags=re.MULTILINE)
     assert TOKEN not in rotated
-    assert rotated.count("rotated") == 4
+    assert rotated.count("rotated") == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        f"api_key: &tok {TOKEN}",
+        f"api_key: >-\n    {TOKEN}",
+        f"api_key: |-\n    {TOKEN}",
+        "api_key:",
+        f"api_key: !!str {TOKEN}",
+        f'"api_key": "{TOKEN}"',
+    ],
+)
+def test_a_refresh_survives_odd_yaml(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    tail = "mine: *tok\n" if "&tok" in odd else "mine: 1\n"
+    path.write_text(DESIGN.replace(f"api_key: {TOKEN}", odd, 1) + tail)
+    assert refresh_token(path, "new")
+    config = yaml.safe_load(path.read_text())
+    assert [config["model"]["api_key"], *(e["api_key"] for e in config["custom_providers"])] == ["new"] * 3
+    assert {k: v for k, v in config.items() if k != "mine"} == yaml.safe_load(DESIGN.replace(TOKEN, "new"))
+    assert not refresh_token(path, "new")
 
 
 # --- Settings and steps -----------------------------------------------------------------------------------------------
@@ -569,8 +725,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert output.err.count("\n") == 1
     assert output.err.startswith(next(iter(bad)))
     assert "expected" in output.err
-    assert not {"secret", TOKEN, "dapi0", "two words", "tökén"} & set(output.err.split())
-    assert "secret" not in output.err
+    assert not [word for word in ("secret", TOKEN, "dapi0", "two words", "tökén") if word in output.err]
     assert sorted(home.rglob("*")) == before
     assert len(responses.calls) == 0
 
@@ -643,6 +798,7 @@ def test_turned_off(word: str, env: dict[str, str], home: Path, capsys: pytest.C
 def test_turned_on(word: str, env: dict[str, str], home: Path) -> None:
     assert main([], env | {"ENABLE_HERMES": word, "HERMES_PROVE": "no"}) == 0
     assert (home / ".hermes" / "config.yaml").exists()
+    assert stat.S_IMODE((home / ".hermes").stat().st_mode) == 0o700
 
 
 def test_no_token_yet(
@@ -658,9 +814,14 @@ def test_no_token_yet(
 
 @pytest.mark.parametrize("name", ["HOME unset", "/", ""])
 def test_a_home_that_is_not_set_is_the_apps(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(Path, "is_dir", lambda self: self == tmp_path)
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)
+    monkeypatch.setattr(setup_hermes, "_account_home", lambda: tmp_path)
     assert setup_hermes.read_home({} if name == "HOME unset" else {"HOME": name}) == tmp_path
+
+
+@pytest.mark.parametrize("resolved", [f"{AZURE_GATEWAY}/openai\n", f" {AZURE_GATEWAY.removeprefix('https://')}/"])
+def test_a_parents_gateway_is_cut_back_to_its_base(resolved: str, env: dict[str, str]) -> None:
+    assert read_settings(env | {"_GATEWAY_RESOLVED": resolved}).gateway == AZURE_GATEWAY
 
 
 def test_settings_are_trimmed(env: dict[str, str]) -> None:
@@ -712,12 +873,13 @@ def test_instructions_and_skills_of_coda(
     assert main([], env | {"HERMES_PROVE": "false", "TEAM_MEMORY_MCP_URL": "https://memory.example/"}) == 0
     instructions = home / ".hermes" / "HERMES.md"
     assert instructions.read_text() == "# Hermes Agent on Databricks\nrules\n"
+    assert config_of(home)["mcp_servers"] == {"team-memory": {"url": "https://memory.example/mcp"}}
     instructions.write_text("# mine")
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
     assert instructions.read_text() == "# mine"
     config = config_of(home)
     assert config["skills"] == {"external_dirs": [str(home / ".claude" / "skills")]}
-    assert config["mcp_servers"] == {"team-memory": {"url": "https://memory.example/mcp"}}
+    assert config["mcp_servers"] == {}
 
 
 @responses.activate
@@ -733,8 +895,8 @@ def test_a_default_mcp_server_is_there_while_it_answers(env: dict[str, str], hom
     responses.replace("GET", "https://mcp.exa.ai/mcp", status=200)
     assert main([], env) == 0
     assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://mcp.exa.ai/mcp"}}
-    assert main([], env | {"EXA_MCP_URL": "https://my.exa.example"}) == 0
-    assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://mcp.exa.ai/mcp"}}
+    assert main([], env | {"EXA_MCP_URL": "https://my.exa.example/?exaApiKey=k"}) == 0
+    assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://my.exa.example/?exaApiKey=k"}}
 
 
 def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -769,6 +931,28 @@ def test_an_install_that_fails_is_exit_1(
     monkeypatch.setenv("PATH", "")
     assert main([], {"HOME": str(tmp_path), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, "_GATEWAY_RESOLVED": ""}) == 1
     assert "uv is missing" in capsys.readouterr().err
+
+
+@pytest.mark.fault("file")
+def test_what_hermes_can_do_without_stops_nothing(
+    env: dict[str, str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "projects").touch()
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert capsys.readouterr().err.startswith("Left out: ")
+    (home / "projects").unlink()
+    (tmp_path / "CLAUDE.md").write_bytes(b"# Claude\n\xff\n")
+    monkeypatch.setattr(setup_hermes, "__file__", str(tmp_path / "setup_hermes.py"))
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert (home / ".hermes" / "HERMES.md").exists()
+
+
+@pytest.mark.fault("file")
+def test_a_loop_of_symlinks_is_one_line(env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".hermes").mkdir()
+    (home / ".hermes" / "config.yaml").symlink_to("config.yaml")
+    assert main([], env | {"HERMES_PROVE": "false"}) == 1
+    assert capsys.readouterr().err.startswith("Hermes setup failed: ")
 
 
 @pytest.mark.fault("file")

@@ -207,6 +207,8 @@ def test_any_http_answer_is_reachable(status: int, monkeypatch: pytest.MonkeyPat
         (requests.ConnectionError(OSError("Failed to resolve 'gateway.example'")), "DNS: no such host"),
         (requests.ConnectionError("[Errno 111] Connection refused"), "connection: Connection refused"),
         (requests.exceptions.InvalidURL(), "connection: InvalidURL"),
+        (OSError("no CA bundle"), "connection: no CA bundle"),
+        (requests.exceptions.ProxyError(OSError("Failed to resolve 'proxy.example'")), "proxy: no such host"),
     ],
 )
 @responses.activate
@@ -237,6 +239,9 @@ BAD_URLS = [
     "hö.example",
     "https://user:secret@host.example",
     "https://dapi0123456789@host.example",
+    "token:secret@host.example",
+    "https://user:my/secret@host.example",
+    "https://host.example:dapi0123456789abcdef",
     "host.example:port",
     "host.example:0",
     "host.example:99999",
