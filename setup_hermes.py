@@ -142,7 +142,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
         raise SettingError(f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits")
     prove = read_flag(env, "HERMES_PROVE")
-    host, token = find_credentials(env, home, host)
+    host, token = _find_credentials(env, home, host)
     if not re.fullmatch("[!-~]*", token):
         raise SettingError("DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token")
     if token and not host:
@@ -198,20 +198,8 @@ def _account_home() -> Path:
         raise SettingError("HOME: it is not set, and this account has no home; expected a directory of yours") from None
 
 
-def find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str]:
-    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
-
-    Arguments:
-        env: the environment, for `DATABRICKS_TOKEN` and the choice of a profile.
-        home: where `.databrickscfg` is.
-        host: the clean URL, or "".
-
-    Returns:
-        The host and the token; each "" where nobody has one, which is said on stderr where it is not plain.
-
-    Raises:
-        SettingError: where `DATABRICKS_CONFIG_PROFILE` is of another workspace than the host: its token must not go there.
-    """
+def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str]:
+    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed."""
     token = env.get("DATABRICKS_TOKEN", "").strip()
     if token and host:
         return host, token
@@ -259,16 +247,8 @@ def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
 # --- 2. Install -----------------------------------------------------------------------------------------------------------
 
 
-def install_hermes(home: Path, package: str) -> bool:
-    """Install Hermes in an environment of its own, unless it is there.
-
-    Arguments:
-        home: `hermes` goes to `<home>/.local/bin`.
-        package: what pip would be given.
-
-    Returns:
-        True when Hermes is there afterwards. What went wrong is on stderr.
-    """
+def _install_hermes(home: Path, package: str) -> bool:
+    """Install Hermes in an environment of its own, unless it is there."""
     binary = home / ".local" / "bin" / "hermes"
     if binary.exists():
         print(f"Hermes:    {binary}")
@@ -378,19 +358,11 @@ class Prover:
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             self._dead[server] = why_unreachable(error)
             return "-", self._dead[server], None
-        return f"HTTP {response.status_code}", *explain(response, self._token)
+        return f"HTTP {response.status_code}", *_explain(response, self._token)
 
 
-def explain(response: requests.Response, token: str) -> tuple[str, bool | None]:
-    """Read what an answer to a chat completion says about the model.
-
-    Arguments:
-        response: the answer.
-        token: hidden where the server says it back.
-
-    Returns:
-        In words, and whether the route serves the model (None: not known).
-    """
+def _explain(response: requests.Response, token: str) -> tuple[str, bool | None]:
+    """Read what an answer to a chat completion says about the model."""
     try:
         body = response.json()
     except ValueError:
@@ -535,17 +507,8 @@ def dump(config: object) -> str:
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
 
 
-def render(text: str, old: Config, new: Config) -> str:
-    """Write a changed config, keeping the text, comments included, of each top-level block that stays as it is.
-
-    Arguments:
-        text: the file as it is.
-        old: what it means.
-        new: what it shall mean; keys in the old order, new keys last.
-
-    Returns:
-        The new text, which means exactly `new`.
-    """
+def _render(text: str, old: Config, new: Config) -> str:
+    """Write a changed config, keeping the text, comments included, of each top-level block that stays as it is."""
     # Dumps are compared, not values: a few aliases can stand for more than can be compared, or for themselves.
     if dump(old) == dump(new) and _keys_in_reach(text):
         return text
@@ -578,15 +541,8 @@ def _keys_in_reach(text: str) -> bool:
         return True
 
 
-def parse_config(raw: bytes) -> tuple[Config, str]:
-    """Read a config file's bytes.
-
-    Arguments:
-        raw: the bytes; none or only comments is an empty config.
-
-    Returns:
-        The config and "", or {} and what is wrong with it.
-    """
+def _parse_config(raw: bytes) -> tuple[Config, str]:
+    """Read a config's bytes: what it means and "", or what can be kept of it and what is wrong."""
     try:
         config = yaml.safe_load(raw.decode())
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
@@ -615,25 +571,25 @@ def write_config(path: Path, settings: Settings, routes: Routes) -> str:
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.
     """
-    with locked(path) as memory:
+    with _locked(path) as memory:
         raw = path.read_bytes() if path.exists() else b""
-        existing, problem = parse_config(raw)
-        written = recall(memory)
+        existing, problem = _parse_config(raw)
+        written = _recall(memory)
         text = raw.decode() if not problem else ""
         if written and not problem:
             # The keys first, in place: after a mere rotation nothing else changes.
-            text = with_key(text, settings.token)
-            existing, problem = parse_config(text.encode())
+            text = _with_key(text, settings.token)
+            existing, problem = _parse_config(text.encode())
         foreign = bool(existing) and not (written and _our_keys(_compose(text)))
         merged = merge_config(existing, settings, routes, written)
-        text = dump(merged) if problem else render(text, existing, merged)
+        text = dump(merged) if problem else _render(text, existing, merged)
         note = ""
         if text.encode() != raw:
             if problem or foreign:
                 kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.bak")
-                write_atomically(kept, raw)
+                _write_atomically(kept, raw)
                 note = f"; the old one {problem or 'was not ours'}, kept as {kept.name}"
-            write_atomically(path, text.encode())
+            _write_atomically(path, text.encode())
         path.chmod(0o600)
         memory.seek(0)
         memory.truncate()
@@ -642,15 +598,8 @@ def write_config(path: Path, settings: Settings, routes: Routes) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone.
-
-    Arguments:
-        path: the file; a symlink is followed.
-
-    Yields:
-        The lock's own file beside it, in which the last setup left what it wrote.
-    """
+def _locked(path: Path) -> Iterator[IO[str]]:
+    """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone."""
     real = path.resolve()
     with open(real.with_name(f".{real.name}.setup"), "a+", opener=lambda p, flags: os.open(p, flags, 0o600)) as memory:
         fcntl.flock(memory, fcntl.LOCK_EX)
@@ -659,7 +608,7 @@ def locked(path: Path) -> Iterator[IO[str]]:
         yield memory
 
 
-def recall(memory: IO[str]) -> Config:
+def _recall(memory: IO[str]) -> Config:
     """What the last setup left in the lock's file; {} where there is nothing that can be read."""
     memory.seek(0)
     try:
@@ -669,16 +618,8 @@ def recall(memory: IO[str]) -> Config:
     return written if isinstance(written, dict) else {}
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content: at any moment the old or the new is there, whole, and the new is for its owner alone.
-
-    Arguments:
-        path: the file; a symlink is followed.
-        data: its new content.
-
-    Raises:
-        OSError: when it cannot be written; then the old file is there as it was.
-    """
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file's content: at any moment the old or the new is there, whole, and the new is for its owner alone."""
     real = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent)
     try:
@@ -712,28 +653,19 @@ def refresh_token(config_path: Path, token: str) -> bool:
     """
     if not config_path.exists():
         return False
-    with locked(config_path):
+    with _locked(config_path):
         raw = config_path.read_bytes()
-        if parse_config(raw)[1]:
+        if _parse_config(raw)[1]:
             return False
-        text = with_key(raw.decode(), token)
+        text = _with_key(raw.decode(), token)
         if text.encode() == raw:
             return False
-        write_atomically(config_path, text.encode())
+        _write_atomically(config_path, text.encode())
         return True
 
 
-def with_key(text: str, token: str) -> str:
-    """Replace our keys in a config's text.
-
-    Arguments:
-        text: valid YAML.
-        token: the new key.
-
-    Returns:
-        The text, with every other character as it was; YAML too odd for that (a key that has an anchor, or spans
-        lines) is written anew and means the same.
-    """
+def _with_key(text: str, token: str) -> str:
+    """Replace our keys in a text; all else stays, but YAML too odd for that (anchors, lines) is written anew, as it means."""
     tree = _compose(text)
     keys = _our_keys(tree)
     scalar, spliced = dump([token])[2:].rstrip("\n"), text
@@ -777,16 +709,8 @@ def _our_keys(tree: yaml.Node) -> set[yaml.ScalarNode]:
 # --- 5. Report ------------------------------------------------------------------------------------------------------------
 
 
-def verdict(settings: Settings, prover: Prover) -> str:
-    """Say why the primary model was proved nowhere, and what to do.
-
-    Arguments:
-        settings: checked settings.
-        prover: with its answers.
-
-    Returns:
-        One line with the next step.
-    """
+def _verdict(settings: Settings, prover: Prover) -> str:
+    """Say why the primary model was proved nowhere, and what to do."""
     answers = [a for a in prover.answers if a.model == settings.model]
     if any(a.answer in ("HTTP 401", "HTTP 403") for a in answers):
         return "The token was rejected, or may not use this model: check DATABRICKS_TOKEN, or ask for CAN QUERY on it."
@@ -799,7 +723,7 @@ def verdict(settings: Settings, prover: Prover) -> str:
     return f"{settings.model} is served on none of these routes. {found or 'Set HERMES_MODEL to a model that is.'}"
 
 
-def table(settings: Settings, answers: list[Answer]) -> str:
+def _table(settings: Settings, answers: list[Answer]) -> str:
     """The answers as aligned columns: model, route, answer, what it means; two lines above say where the routes begin."""
     bases = {name: url for name, url in (("gateway", settings.gateway), ("workspace", settings.host)) if url}
 
@@ -812,37 +736,23 @@ def table(settings: Settings, answers: list[Answer]) -> str:
     return "\n".join([*(f"{name + ':':10} {url}" for name, url in bases.items()), *lines])
 
 
-def check(settings: Settings) -> int:
-    """Prove the routes and print what they said; writes nothing.
-
-    Arguments:
-        settings: checked settings.
-
-    Returns:
-        0 when the primary model is served, else 1.
-    """
+def _check(settings: Settings) -> int:
+    """Prove the routes and print what they said; writes nothing."""
     if not settings.token:
         print("No Databricks token: set DATABRICKS_TOKEN, or log in with the Databricks CLI.")
         return 1
     prover = Prover(settings.token)
     routes = choose_routes(settings, prover)
-    print(table(settings, prover.answers))
+    print(_table(settings, prover.answers))
     if prover.serves(routes.primary, settings.model):
         print(f"OK: {settings.model} answers on {routes.primary}.")
         return 0
-    print(f"Not served: {verdict(settings, prover)}")
+    print(f"Not served: {_verdict(settings, prover)}")
     return 1
 
 
-def answering_servers(servers: dict[str, str]) -> dict[str, str]:
-    """Drop the default MCP servers that do not answer: Hermes would wait for them at every start.
-
-    Arguments:
-        servers: URL by name; one that is not the default was asked for and stays unasked.
-
-    Returns:
-        The same, "" for those dropped.
-    """
+def _answering_servers(servers: dict[str, str]) -> dict[str, str]:
+    """Drop the default MCP servers that do not answer: Hermes would wait for them at every start."""
     asked = [name for name, (_, url) in MCP_DEFAULTS.items() if servers.get(name) == url]
     with ThreadPoolExecutor() as pool:
         reasons = dict(zip(asked, pool.map(unreachable, (servers[name] for name in asked)), strict=True))
@@ -853,12 +763,8 @@ def answering_servers(servers: dict[str, str]) -> dict[str, str]:
     return {name: "" if name in gone else url for name, url in servers.items()}
 
 
-def prepare_home(home: Path) -> None:
-    """Make `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where there is one and the user has none.
-
-    Arguments:
-        home: the home directory.
-    """
+def _prepare_home(home: Path) -> None:
+    """Make `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where there is one and the user has none."""
     source, target = Path(__file__).resolve().parent / "CLAUDE.md", home / ".hermes" / "HERMES.md"
     try:
         (home / "projects").mkdir(exist_ok=True)
@@ -868,19 +774,12 @@ def prepare_home(home: Path) -> None:
         print(f"Left out: {error}", file=sys.stderr)  # Hermes works without them
 
 
-def setup(settings: Settings) -> int:
-    """Install Hermes and write its config.
-
-    Arguments:
-        settings: checked settings.
-
-    Returns:
-        0 when Hermes is there, 1 when it could not be installed.
-    """
-    if not install_hermes(settings.home, settings.package):
+def _setup(settings: Settings) -> int:
+    """Install Hermes and write its config."""
+    if not _install_hermes(settings.home, settings.package):
         return 1
     (settings.home / ".hermes").mkdir(mode=0o700, exist_ok=True)
-    prepare_home(settings.home)
+    _prepare_home(settings.home)
     if not settings.token:
         print("No Databricks token yet: Hermes is installed, its config follows once a token is there.")
         return 0
@@ -893,11 +792,11 @@ def setup(settings: Settings) -> int:
     ):
         proved = "not asked" if prover is None else "it answered" if prover.serves(url, model) else "NOT PROVED"
         print(f"{label}  {model} on {url} ({proved})")
-    settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
+    settings = replace(settings, mcp_servers=_answering_servers(settings.mcp_servers))
     path = settings.home / ".hermes" / "config.yaml"
     print(f"Config:    {path} {write_config(path, settings, routes)}")
     if prover and not prover.serves(routes.primary, settings.model):
-        print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
+        print(f"{_table(settings, prover.answers)}\nWarning: {_verdict(settings, prover)}", file=sys.stderr)
     return 0
 
 
@@ -921,7 +820,7 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
             print("Hermes is turned off (ENABLE_HERMES); nothing was touched.")
             return 0
         settings = read_settings(env)
-        return check(settings) if argv else setup(settings)
+        return _check(settings) if argv else _setup(settings)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2

@@ -205,6 +205,8 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
             # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
             requests.get(url, timeout=timeout, allow_redirects=False, stream=True, auth=lambda request: request).close()
             failures.clear()
+        except requests.Timeout:
+            return
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             failures[:] = [why_unreachable(error)]
 

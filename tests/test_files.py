@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
-from setup_hermes import OURS, Routes, dump, main, merge_config, parse_config, refresh_token, render
+from setup_hermes import OURS, Routes, _parse_config, _render, dump, main, merge_config, refresh_token
 from tests.test_setup import DESIGN, DIRECT, HOST, MLFLOW, OPENAI, TOKEN, config_without_ours, settings_for
 
 KILLS = 200
@@ -58,7 +58,7 @@ CONFIGS = st.builds(
 @settings(max_examples=300, deadline=None)
 def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -> None:
     text = "# head\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=flow)
-    old, problem = parse_config(text.encode())
+    old, problem = _parse_config(text.encode())
     assert (old, problem) == (config, "")
     ours = settings_for(Path("/home/x"), mcp_servers={"exa": "https://mcp.exa.ai/mcp"})
     new = merge_config(old, ours, Routes(OPENAI, MLFLOW))
@@ -74,7 +74,7 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     if isinstance(old.get("model"), dict):
         ours_in_model = {"default", "provider", "base_url", "api_key", "api_mode"}
         assert all(new["model"][k] == v for k, v in old["model"].items() if k not in ours_in_model)
-    result = render(text, old, new)
+    result = _render(text, old, new)
     assert yaml.safe_load(result) == new
     assert merge_config(new, ours, Routes(OPENAI, MLFLOW)) == new
     assert result.startswith("# head\n") or flow or not config

@@ -18,7 +18,17 @@ import responses
 import yaml
 
 import setup_hermes
-from setup_hermes import Routes, Settings, main, merge_config, parse_config, read_settings, refresh_token, render, write_config
+from setup_hermes import (
+    Routes,
+    Settings,
+    _parse_config,
+    _render,
+    main,
+    merge_config,
+    read_settings,
+    refresh_token,
+    write_config,
+)
 from tests.test_utils import AZURE, AZURE_GATEWAY, BAD_URLS, ID
 
 HOST, TOKEN = f"https://{AZURE}", "dapi0123456789abcdef"
@@ -544,12 +554,12 @@ def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
     ],
 )
 def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
-    old, problem = parse_config(text.encode())
+    old, problem = _parse_config(text.encode())
     if problem:
         pytest.fail(problem) if "complex" not in text else None
         return
     new = merge_config(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
-    result = render(text, old, new)
+    result = _render(text, old, new)
     assert repr(yaml.safe_load(result)) == repr(new)
     for comment in ("# c", "# d"):
         assert (comment in result) == (comment in text)
