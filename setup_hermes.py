@@ -464,7 +464,8 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
         config["providers"] = {k: v for k, v in migrated.items() if k not in OURS}
     config["fallback_providers"] = block + theirs
 
-    _fill(config, "security", {"allow_lazy_installs": False})
+    # Hermes then fetches neither packages nor the newest build of its command scanner while it runs.
+    _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
     if isinstance(servers := config.get("mcp_servers"), dict):
         # What CODA's own setup wrote before us counts as ours.
         before = written.get("mcp_servers", {name: {"url": url} for name, (_, url) in MCP_DEFAULTS.items()})

@@ -181,6 +181,17 @@ def test_a_model_name_arrives_as_it_is(name: str, hermes_home: Path) -> None:
         )
 
 
+def test_hermes_fetches_no_program_while_it_runs(workspace: StandIn, hermes_home: Path) -> None:
+    """Its command scanner would come as the newest build from GitHub, in the background of every start."""
+    assert setup(workspace, hermes_home).returncode == 0
+    ask(workspace, hermes_home, "hello", "-Q")
+    assert "github.com" not in {r.host for r in workspace.requests}
+    config = hermes_home / ".hermes" / "config.yaml"
+    config.write_text(config.read_text().replace("  tirith_path: ~/.local/bin/tirith\n", ""))
+    ask(workspace, hermes_home, "hello", "-Q")
+    assert "github.com" in {r.host for r in workspace.requests}
+
+
 # --- Tokens -----------------------------------------------------------------------------------------------------------
 
 

@@ -332,6 +332,7 @@ fallback_providers:
   model: {OPUS_4_6}
 security:
   allow_lazy_installs: false
+  tirith_path: ~/.local/bin/tirith
 """
 
 
@@ -402,7 +403,7 @@ def test_the_users_own_stays(tmp_path: Path) -> None:
     assert config["fallback_providers"][3:] == [old["fallback_providers"][0], old["fallback_providers"][2]]
     assert config["model"]["temperature"] == 0.5
     assert "api_mode" not in config["model"]
-    assert config["security"] == {"allow_lazy_installs": True, "other": 1}
+    assert config["security"] == {"allow_lazy_installs": True, "other": 1, "tirith_path": "~/.local/bin/tirith"}
     assert config["skills"] == {"external_dirs": ["/my/skills"]}
     assert config["mcp_servers"] == {
         "exa": {"url": "https://my.exa.example"},
