@@ -29,7 +29,7 @@ class Access:
     """Lets the owner in, and nobody else; on a laptop, only this machine's own browser.
 
     `/health` answers "ok" to anyone. An Origin must be the app's own; a websocket, and whatever is not GET or HEAD,
-    must have one.
+    must have one. Another site's page may link here, but not embed anything of ours, such as a frame or a script.
 
     Arguments:
         app: the ASGI application behind it.
@@ -71,7 +71,9 @@ class Access:
             at_home = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
         else:
             at_home = host != b"" and origin.lower() == own.lower()
-        return 0 if welcome and at_home else 403
+        site, use = _header(scope, b"sec-fetch-site"), _header(scope, b"sec-fetch-dest")
+        embedded = site not in (None, b"same-origin", b"none") and use != b"document"
+        return 0 if welcome and at_home and not embedded else 403
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
@@ -86,15 +88,15 @@ async def _answer(send: Send, status: int, kind: str, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-def find_owner(
-    ask: Callable[[], str | None], found: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-) -> None:
+def find_owner(ask: Callable[[], str | None], sleep: Callable[[float], None] = time.sleep) -> str:
     """Ask who the owner is until it is known, with pauses that grow from a second to a minute.
 
     Arguments:
         ask: asks once; may raise anything, or answer nothing.
-        found: takes the owner's e-mail address.
         sleep: waits that many seconds.
+
+    Returns:
+        The owner's e-mail address.
     """
     pause = 1.0
     while True:
@@ -108,4 +110,4 @@ def find_owner(
         pause = min(2 * pause, 60.0)
     if "@" not in owner:
         log.warning("This app's creator is no person with an e-mail address: set APP_OWNER to yours in app.yaml.")
-    found(owner)
+    return owner

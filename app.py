@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 import yaml
@@ -23,7 +25,7 @@ from nicegui import Event, app, ui
 from nicegui.events import GenericEventArguments, XtermDataEventArguments
 
 from access import Access, find_owner
-from setup_hermes import SettingError, read_flag, read_home, refresh_token
+from setup_hermes import SettingError, read_flag, read_home, refresh_token, sdk_config
 from terminal import RESET, Terminal, Viewer
 
 log = logging.getLogger(__name__)
@@ -65,25 +67,15 @@ FIT = """(page => {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment asks for, checked.
+    """What the environment asks for, checked."""
 
-    Arguments:
-        home: where Hermes and its config live.
-        name: the app's name on Databricks Apps, "" on a laptop.
-        owner: `APP_OWNER`, or "".
-        port: to listen on.
-        limit: terminals at most.
-        hermes: whether Hermes is wanted.
-        env: for the setup, with all its credentials.
-    """
-
-    home: Path
-    name: str
-    owner: str
+    home: Path  # where Hermes and its config live
+    name: str  # the app's on Databricks Apps, "" on a laptop
+    owner: str  # `APP_OWNER`, or ""
     port: int
-    limit: int
-    hermes: bool
-    env: dict[str, str] = field(repr=False)
+    limit: int  # terminals at most
+    hermes: bool  # whether it is wanted
+    env: dict[str, str] = field(repr=False)  # for the setup, with all its credentials
 
     @property
     def config(self) -> Path:
@@ -132,7 +124,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
 
 
 class Sessions:
-    """The terminals that are open, by number. Each is Hermes first, then a shell; the first one shows the setup too.
+    """The terminals that are open, by number. Each is Hermes first, then a shell; before that, the setup until it is done.
 
     Arguments:
         settings: the app's.
@@ -142,9 +134,10 @@ class Sessions:
         self.settings = settings
         self.open: dict[int, Terminal] = {}
         self.changed: Event[[]] = Event()
-        self.note = "" if settings.hermes else "Hermes is turned off (ENABLE_HERMES)."
-        self._started = not settings.hermes
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        # Why there is no Hermes; "" once it is set up.
+        self.note = "Hermes is not set up yet." if settings.hermes else "Hermes is turned off (ENABLE_HERMES)."
+        self._setup = asyncio.Lock()
+        self._tasks: dict[Terminal, asyncio.Task[None]] = {}
 
     def new(self) -> int:
         """Open a terminal.
@@ -155,107 +148,85 @@ class Sessions:
         if len(self.open) >= self.settings.limit:
             return 0
         number = next(n for n in range(1, self.settings.limit + 1) if n not in self.open)
-        self.open[number] = Terminal()
-        self._tasks[number] = asyncio.create_task(self._live(number, self.open[number]))
+        terminal = self.open[number] = Terminal()
+        task = self._tasks[terminal] = asyncio.create_task(self._live(number, terminal))
+        task.add_done_callback(lambda _: self._tasks.pop(terminal))
         self.changed.emit()
         return number
 
     async def close(self) -> None:
         """End every terminal, with all that runs in it."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for terminal in self.open.values():  # the others are ending already, and must not be hindered
+            self._tasks[terminal].cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _live(self, number: int, terminal: Terminal) -> None:
         settings, env = self.settings, self.settings.shell_env
-        projects = settings.home / "projects"
+        folder = settings.home / "projects"
         try:
-            if not self._started:
-                self._started = True
-                self.note = "Hermes is being set up in terminal 1."
-                await self._set_up(terminal)
+            if self._setup.locked():
+                terminal.say(self.note)
+            async with self._setup:
+                if settings.hermes and (self.note or not settings.config.exists()):
+                    await self._set_up(number, terminal)
             # A program started now draws itself for the window that looks at it.
             await terminal.seen()
-            projects.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                terminal.say(f"{folder}: {error.strerror}. This is your home directory instead.")
+                folder = settings.home
             if self.note:
                 terminal.say(f"{self.note} This is a shell.")
             else:
-                await terminal.run([str(settings.home / ".local" / "bin" / "hermes"), "chat"], cwd=projects, env=env)
-            await terminal.run([shutil.which("bash") or "sh"], cwd=projects, env=env)
+                await terminal.run([str(settings.home / ".local" / "bin" / "hermes"), "chat"], cwd=folder, env=env)
+            await terminal.run([shutil.which("bash") or "sh"], cwd=folder, env=env)
         finally:
-            del self.open[number], self._tasks[number]
+            del self.open[number]
             self.changed.emit()
             await terminal.close()
 
-    async def _set_up(self, terminal: Terminal) -> None:
-        settings = self.settings
-        code = await terminal.run(SETUP, cwd=settings.home, env=settings.env)
-        if code:
-            self.note = "Hermes could not be set up; terminal 1 says why, and a restart of the app tries again."
-        elif not settings.config.exists():
-            self.note = "Hermes waits for a Databricks token."
+    async def _set_up(self, number: int, terminal: Terminal) -> None:
+        self.note = f"Hermes is being set up in terminal {number}."
+        if await terminal.run(SETUP, cwd=self.settings.home, env=self.settings.env):
+            self.note = "Hermes could not be set up; a new terminal says why, and tries again."
+        elif not self.settings.config.exists():
+            self.note = "Hermes waits for a Databricks token; a new terminal looks for one."
         else:
             self.note = ""
-        if not settings.env.get("DATABRICKS_TOKEN", "").strip():
-            work = partial(keep_token_fresh, settings.config, connect, partial(self._set_up_again, asyncio.get_running_loop()))
-            threading.Thread(target=work, daemon=True).start()
-
-    def _set_up_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        subprocess.run(SETUP, env=self.settings.env, check=True)
-        self.note = ""
-        for terminal in list(self.open.values()):
-            loop.call_soon_threadsafe(terminal.say, "\r\nHermes is ready: `hermes chat` starts it.")
 
 
-def connect() -> Callable[[], str]:
-    """Let databricks-sdk find its credentials.
-
-    Returns:
-        What gives the current token, fresh for at least some minutes when its life allows.
-    """
-    from databricks.sdk.core import Config
-
-    config = Config(http_timeout_seconds=20, retry_timeout_seconds=20)
-    return lambda: config.authenticate()["Authorization"].removeprefix("Bearer ")
+def connect(settings: Settings) -> Callable[[], str]:
+    """Log in; what comes back gives the current token, which databricks-sdk renews 20 minutes before its end."""
+    config = sdk_config(settings.env, settings.home, timeout=20)
+    return lambda: str(config.authenticate()["Authorization"]).removeprefix("Bearer ")
 
 
 def find_creator(settings: Settings) -> str | None:
     """Ask the Apps API who created this app."""
     from databricks.sdk import WorkspaceClient
-    from databricks.sdk.core import Config
 
-    # With a token bound to the app as well, the SDK would not choose by itself.
-    own = "oauth-m2m" if settings.env.get("DATABRICKS_CLIENT_SECRET") else None
-    config = Config(auth_type=own, http_timeout_seconds=20, retry_timeout_seconds=20)
-    return WorkspaceClient(config=config).apps.get(settings.name).creator
+    return WorkspaceClient(config=sdk_config(settings.env, settings.home, timeout=20)).apps.get(settings.name).creator
 
 
-def keep_token_fresh(
-    config: Path,
-    login: Callable[[], Callable[[], str]],
-    set_up: Callable[[], None],
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep: Callable[[float], None] = time.sleep) -> None:
     """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
 
     Arguments:
-        config: Hermes's config.
+        config: Hermes's config; nothing is asked for while there is none.
         login: gives what gives the current token; called again after an error.
-        set_up: writes a config where there is none.
         sleep: waits that many seconds.
     """
     ask, done, pause = None, None, POLL
     while True:
         try:
-            ask = ask or login()
-            token = ask()
-            if not config.exists():
-                set_up()
-            # The file's time too: whoever writes it may put an old token back.
-            elif done != (token, config.stat().st_mtime_ns):
-                refresh_token(config, token)
-                done = token, config.stat().st_mtime_ns
+            if config.exists():
+                ask = ask or login()
+                # The file's time too, taken before we write: whoever writes it may put an old token back.
+                now = ask(), config.stat().st_mtime_ns
+                if now != done:
+                    refresh_token(config, now[0])
+                    done = now
             pause = POLL
         except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
             ask, pause = None, min(2 * pause, 60.0)
@@ -264,18 +235,16 @@ def keep_token_fresh(
         sleep(pause)
 
 
-@lru_cache(maxsize=1)
-def _read_model(config: Path, _changed: int) -> str:
-    model = yaml.safe_load(config.read_text())["model"]
-    return f"{model['default']} · {'direct' if model['base_url'].endswith('/serving-endpoints') else 'AI Gateway'}"
-
-
 def describe(config: Path) -> str:
     """The model and the route that Hermes uses, in a few words; "" where its config does not say."""
     try:
-        return _read_model(config, config.stat().st_mtime_ns)
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        model = yaml.safe_load(config.read_text())["model"]
+        url, name = model["base_url"].rstrip("/"), model["default"]
+        elsewhere = urlsplit(url).hostname or "no route"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return ""
+    gateway = "ai-gateway" in url or url.endswith(("/openai", "/mlflow/v1"))
+    return f"{name} · {'direct' if url.endswith('/serving-endpoints') else 'AI Gateway' if gateway else elsewhere}"
 
 
 class Window:
@@ -289,8 +258,8 @@ class Window:
     def __init__(self, sessions: Sessions, number: int) -> None:
         self.sessions, self.number = sessions, number
         self.terminal: Terminal | None = None
-        self.viewer: Viewer | None = None
         self.size = (24, 80)
+        self.viewer = Viewer(self._write, self.size)  # in no terminal yet
         self.client = ui.context.client
         ui.add_css(CSS)
         with ui.element("main").classes("screen"):
@@ -319,18 +288,19 @@ class Window:
         self._refresh()
 
     async def _connect(self) -> None:
-        rows, columns = await self.client.run_javascript(FIT % self.screen.id, timeout=10)
-        self.size = (rows, columns)
-        self.show(self.number)
+        size = await self.client.run_javascript(FIT % self.screen.id, timeout=10)
+        if self.client.has_socket_connection:  # else nothing would make this window leave again
+            self.size = (size[0], size[1])
+            self.show(self.number)
 
     def _disconnect(self) -> None:
         if not self.client.has_socket_connection:
             self._leave()
 
     def _leave(self) -> None:
-        if self.terminal and self.viewer:
+        if self.terminal:
             self.terminal.leave(self.viewer)
-        self.terminal = self.viewer = None
+        self.terminal = None
 
     async def _write(self, text: str) -> None:
         # Answered when xterm.js has parsed it: nothing piles up in the browser either.
@@ -338,12 +308,12 @@ class Window:
         await self.client.run_javascript(code, timeout=DAY)
 
     def _type(self, event: XtermDataEventArguments) -> None:
-        if self.terminal and self.viewer:
+        if self.terminal:
             self.terminal.type(self.viewer, event.data)
 
     def _resize(self, event: GenericEventArguments) -> None:
         self.size = int(event.args["rows"]), int(event.args["cols"])
-        if self.terminal and self.viewer:
+        if self.terminal:
             self.terminal.resize(self.viewer, *self.size)
 
     def _refresh(self) -> None:
@@ -377,7 +347,7 @@ def serve(settings: Settings) -> None:
     Arguments:
         settings: the app's.
     """
-    sessions, owner = Sessions(settings), [settings.owner]
+    sessions, owner, creator = Sessions(settings), [settings.owner], partial(find_creator, settings)
     app.on_startup(sessions.new)
     app.on_shutdown(sessions.close)
 
@@ -391,14 +361,26 @@ def serve(settings: Settings) -> None:
         whole, title="Hermes", favicon="☿", dark=True, tailwind=False, message_history_length=20, show_welcome_message=False
     )
     if settings.name and not settings.owner:
-        threading.Thread(target=find_owner, args=(partial(find_creator, settings), owner.append), daemon=True).start()
+        threading.Thread(target=lambda: owner.append(find_owner(creator)), daemon=True).start()
+    if settings.hermes and not settings.env.get("DATABRICKS_TOKEN", "").strip():
+        threading.Thread(target=keep_token_fresh, args=(settings.config, partial(connect, settings)), daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
     guarded = Access(whole, (lambda: owner[-1]) if settings.name else None)
     print(
         f"Hermes is on port {settings.port}." if settings.name else f"Hermes is at http://localhost:{settings.port}", flush=True
     )
     host = "0.0.0.0" if settings.name else "127.0.0.1"  # noqa: S104 (Databricks' proxy comes from outside)
-    uvicorn.run(guarded, host=host, port=settings.port, log_level="warning", ws="wsproto", timeout_graceful_shutdown=1)
+    uvicorn.run(
+        guarded,
+        host=host,
+        port=settings.port,
+        log_level="warning",
+        loop="asyncio",  # uvloop lets the programs inherit each other's terminals
+        ws="wsproto",
+        workers=1,  # whatever WEB_CONCURRENCY says
+        headers=[("content-security-policy", "frame-ancestors 'none'")],
+        timeout_graceful_shutdown=1,
+    )
 
 
 def main() -> int:
@@ -407,6 +389,8 @@ def main() -> int:
     Returns:
         The exit code: 2 for a setting that cannot be used.
     """
+    with suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the client secret from our /proc/<pid>/environ
     try:
         settings = read_settings(os.environ)
     except SettingError as error:

@@ -204,18 +204,13 @@ def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[st
     if token and host:
         return host, token
     try:
-        from databricks.sdk.core import Config as SdkConfig
-    except ImportError:
-        return host, token
-    if not token:
-        os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many for the SDK
-    profile = _find_profile(env, home, host)
-    # It warns there of a missing discovery document, which older workspaces do not have.
-    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
-    try:
-        config = SdkConfig(host=host or None, profile=profile, http_timeout_seconds=5, retry_timeout_seconds=5)
+        config = sdk_config(env, home, timeout=5)
         kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
         found = clean_url("host in ~/.databrickscfg", config.host or "")
+    except ImportError:
+        return host, token
+    except SettingError:
+        raise
     except ValueError as error:
         reason = " ".join(str(error).split(". Config:")[0].split())
         if "cannot configure default credentials" not in reason:
@@ -225,6 +220,38 @@ def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[st
         print(f"databricks-sdk found no token: {type(error).__name__}", file=sys.stderr)
         return host, token
     return host or found, token or (fresh if kind == "Bearer" else "")
+
+
+def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
+    """Let databricks-sdk choose its credentials, for the workspace of this environment alone.
+
+    Arguments:
+        env: the environment; the SDK itself reads the process's own.
+        home: where `.databrickscfg` is.
+        timeout: seconds for a request, and for its retries.
+
+    Returns:
+        The SDK's `Config`: `authenticate()` gives headers with a token that it keeps fresh.
+
+    Raises:
+        ImportError: where databricks-sdk is not installed.
+        SettingError: where `DATABRICKS_CONFIG_PROFILE` is of another workspace, whose token must not go to this one.
+        ValueError: where there are no credentials; the SDK raises more of its own.
+    """
+    from databricks.sdk.core import Config as SdkConfig
+
+    # It warns there of a missing discovery document, which older workspaces do not have.
+    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
+    if not env.get("DATABRICKS_TOKEN", "").strip():
+        os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many
+    return SdkConfig(
+        host=(host := clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))) or None,
+        profile=_find_profile(env, home, host),
+        # With a token bound to the app as well, the SDK would not choose by itself.
+        auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
+        http_timeout_seconds=timeout,
+        retry_timeout_seconds=timeout,
+    )
 
 
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import os
 import re
+import select
 import signal
 import termios
 import uuid
@@ -22,6 +23,7 @@ GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
 RESET = "\x1bc"
 # What a terminal emulator answers to a program's question: where the cursor is, what it can do, its colours.
+# Shift+F3 looks like a cursor in row 1 and is taken for it: a key that one window loses harms less than a stray answer.
 REPORT = re.compile(r"(\x1b\[[?>]?[\d;]*\$?[cnRty]|\x1b[P\]].+)+", re.DOTALL)
 
 
@@ -92,9 +94,14 @@ class Terminal:
                 os.close(slave)
             self._flow()
             code = await self._process.wait()
-            # What it printed last may still wait for a slow viewer.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), 2 * STALL)
+            # What it printed last may still wait for a slow viewer; what it left running may hold the terminal, in silence.
+            for _ in range(int(2 * STALL / 0.05)):
+                # Not wait_for, which in Python 3.11 may lose a cancellation.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self._ended.wait()
+                if self._ended.is_set() or (self._reading and not select.select([self._master], [], [], 0)[0]):
+                    break
             return code
         finally:
             self._listen(False)
@@ -139,12 +146,14 @@ class Terminal:
             self._flow()
 
     def resize(self, viewer: Viewer, rows: int, columns: int) -> None:
-        """Take over a viewer's new size, in characters."""
+        """Take over a viewer's new size, in characters; one that has left changes nothing."""
         viewer.size = (min(max(rows, 2), 1000), min(max(columns, 2), 1000))
         self._lead(viewer)
 
     def type(self, viewer: Viewer, text: str) -> None:
-        """Pass on what was typed or pasted, or what the emulator answered to a program."""
+        """Pass on what was typed or pasted, or what the emulator answered to a program; nothing from one that has left."""
+        if viewer not in self.viewers:
+            return
         if not REPORT.fullmatch(text):
             self._lead(viewer)
         elif viewer is not self.viewers[-1] or viewer.position < viewer.live:
@@ -178,6 +187,8 @@ class Terminal:
         return found
 
     def _lead(self, viewer: Viewer) -> None:
+        if viewer not in self.viewers:
+            return
         self.viewers.remove(viewer)
         self.viewers.append(viewer)
         if viewer.size != self._size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +28,8 @@ pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not 
 import nicegui
 
 import app
-from setup_hermes import SettingError
+from setup_hermes import SettingError, refresh_token
+from terminal import Terminal, Viewer
 from tests.conftest import ROOT
 from tests.standin import StandIn
 
@@ -219,13 +222,17 @@ def write_config(path: Path, base_url: str, key: str = "old") -> None:
     [
         ("https://1.0.ai-gateway.azuredatabricks.net/openai", "m · AI Gateway"),
         ("https://adb-1.2.azuredatabricks.net/ai-gateway/mlflow/v1", "m · AI Gateway"),
+        ("https://gateway.example/mlflow/v1/", "m · AI Gateway"),
         ("https://adb-1.2.azuredatabricks.net/serving-endpoints", "m · direct"),
+        ("https://adb-1.2.azuredatabricks.net/serving-endpoints/", "m · direct"),
+        ("https://openrouter.ai/api/v1", "m · openrouter.ai"),
+        ("https://user:secret@other.example/v1", "m · other.example"),
+        ("", "m · no route"),
     ],
 )
 def test_the_line_tells_model_and_route(tmp_path: Path, base_url: str, shown: str) -> None:
     config = tmp_path / "config.yaml"
     write_config(config, base_url)
-    assert app.describe(config) == shown
     assert app.describe(config) == shown
 
 
@@ -239,7 +246,11 @@ def test_the_line_follows_the_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a: b: c", "[]", "model: m", "model: {default: m}", "model: {default: m, base_url: 3}", "\x00", "\udcff"]
+    "text",
+    [
+        *["", "a: b: c", "[]", "model: m", "model: {default: m}", "\x00", "\udcff", "[" * 9999],
+        *[f"model: {{default: m, base_url: {url}}}" for url in ("3", "[]", "", "2026-01-01", "'http://['")],
+    ],
 )
 def test_a_config_that_says_nothing_of_it_breaks_nothing(tmp_path: Path, text: str) -> None:
     config = tmp_path / "config.yaml"
@@ -254,7 +265,7 @@ class Stop(BaseException):
     """Ends `keep_token_fresh`, which nothing else does."""
 
 
-def keep(config: Path, steps: list[Any], set_up: Callable[[], None] = lambda: None) -> tuple[list[float], list[str], int]:
+def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
     """Run `keep_token_fresh` over the given answers (a token, or an error to raise).
 
     Returns:
@@ -283,7 +294,7 @@ def keep(config: Path, steps: list[Any], set_up: Callable[[], None] = lambda: No
             raise Stop
 
     with pytest.raises(Stop):
-        app.keep_token_fresh(config, login, set_up, sleep)
+        app.keep_token_fresh(config, login, sleep)
     return pauses, keys, logins
 
 
@@ -338,17 +349,241 @@ def test_errors_are_logged_and_tried_again_with_growing_pauses(tmp_path: Path, c
     assert "more" not in caplog.text
 
 
-def test_a_token_that_comes_late_sets_hermes_up(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    ran: list[str] = []
+def test_a_write_of_someone_else_right_after_ours_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, ours = tmp_path / "config.yaml", refresh_token
+    write_config(config, "https://h/serving-endpoints")
+    os.utime(config, (1, 1))
 
-    def set_up() -> None:
-        ran.append("setup")
-        write_config(config, "https://h/serving-endpoints", "by setup")
+    def overtaken(path: Path, token: str) -> bool:
+        ours(path, token)
+        write_config(path, "https://h/serving-endpoints", "stale")
+        monkeypatch.setattr(app, "refresh_token", ours)
+        return True
 
-    _, keys, _ = keep(config, [ValueError("no credentials"), ValueError("no credentials"), "one", "one"], set_up)
-    assert keys == ["-", "-", "by setup", "one"]
-    assert ran == ["setup"]
+    monkeypatch.setattr(app, "refresh_token", overtaken)
+    assert keep(config, ["one", "one", "one"])[1] == ["stale", "one", "one"]
+
+
+def test_no_token_is_asked_for_before_there_is_a_config(tmp_path: Path) -> None:
+    assert keep(tmp_path / "config.yaml", ["one", "two"]) == ([app.POLL, app.POLL], ["-", "-"], 0)
+
+
+@pytest.mark.parametrize("life", [3600, 1200])
+def test_a_token_never_has_less_than_five_minutes_to_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: float) -> None:
+    oauth = pytest.importorskip("databricks.sdk.oauth", reason="databricks-sdk, which gives the tokens, is not installed")
+    now, left, config = datetime(2026, 1, 1), [], tmp_path / "config.yaml"
+    write_config(config, "https://h/serving-endpoints")
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return now
+
+    class Credentials(oauth.Refreshable):  # type: ignore[misc, name-defined]
+        def refresh(self) -> Any:
+            return oauth.Token(now.isoformat(), expiry=now + timedelta(seconds=life))
+
+        def _trigger_async_refresh(self) -> None:
+            self._update_token(self.refresh())  # it does this in a thread, which is no matter of the clock
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        issued = datetime.fromisoformat(yaml.safe_load(config.read_text())["model"]["api_key"])
+        now += timedelta(seconds=seconds)
+        left.append((issued - now).total_seconds() + life)
+        if len(left) * app.POLL > 2.2 * life:
+            raise Stop
+
+    monkeypatch.setattr(oauth, "datetime", Clock)
+    source = Credentials(disable_async=False)
+    with pytest.raises(Stop):
+        app.keep_token_fresh(config, lambda: lambda: str(source.token().access_token), sleep)
+    assert 300 <= min(left) < life / 2
+
+
+# --- The process ----------------------------------------------------------------------------------------------------------
+
+
+def started(tmp_path: Path, code: str, **env: str) -> str:
+    """What some code says where the app would begin to serve."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **env}
+    script = f"import app, ctypes, os\napp.serve = lambda settings: print({code})\napp.main()"
+    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's prctl, and this is another system")
+def test_no_terminal_may_read_the_apps_own_environment(tmp_path: Path) -> None:
+    assert started(tmp_path, "ctypes.CDLL(None).prctl(3, 0)") == "0"  # PR_GET_DUMPABLE
+
+
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_a_blank_token_is_none(tmp_path: Path, token: str) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {"DATABRICKS_TOKEN": token, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        assert started(tmp_path, "app.connect(settings)()", **env) in standin._expiring
+
+
+def test_a_host_finds_its_own_profile(tmp_path: Path) -> None:
+    with StandIn() as standin:
+        profiles = (
+            f"[DEFAULT]\nhost = https://other.example\n[work]\nhost = {standin.env['DATABRICKS_HOST']}\ntoken = dapi-work\n"
+        )
+        (tmp_path / ".databrickscfg").write_text(profiles)
+        env = {name: value for name, value in standin.env.items() if name != "DATABRICKS_TOKEN"}
+        assert started(tmp_path, "app.connect(settings)()", **env | {"HOME": str(tmp_path)}) == "dapi-work"
+
+
+# --- The terminals --------------------------------------------------------------------------------------------------------
+
+
+class Seat:
+    """Opens terminals and reads what they show.
+
+    Arguments:
+        home: the home directory; `hermes` there says that it is Hermes, where `setup` makes the config.
+        setup: a shell script, in place of the setup; "" for no Hermes.
+    """
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, setup: str = "") -> None:
+        (home / ".local" / "bin").mkdir(parents=True)
+        (home / ".hermes").mkdir()
+        (home / ".local" / "bin" / "hermes").write_text("#!/bin/sh\necho Hermes, $1\n")
+        (home / ".local" / "bin" / "hermes").chmod(0o755)
+        monkeypatch.setattr(app, "SETUP", ["sh", "-c", setup])
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "PS1": "$ ", "ENABLE_HERMES": "yes" if setup else "no"}
+        self.sessions, self.text = app.Sessions(app.read_settings(env)), dict[int, str]()
+
+    def open(self) -> tuple[Terminal, Viewer]:
+        number = self.sessions.new()
+        self.text[number] = ""
+
+        async def write(text: str) -> None:
+            self.text[number] += text
+
+        terminal = self.sessions.open[number]
+        return terminal, terminal.join(write, 24, 80)
+
+    async def shows(self, number: int, text: str) -> None:
+        await self.until(lambda: text in self.text[number])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    def run(self, session: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            try:
+                await session()
+            finally:
+                await self.sessions.close()
+
+        try:
+            asyncio.run(main())
+        except TimeoutError:
+            pytest.fail(f"the terminals show {self.text}")
+
+
+READY = "echo set up; touch .hermes/config.yaml"
+
+
+def test_a_setup_that_failed_is_tried_again_in_the_next_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"[ -f .good ] || {{ echo bad luck; touch .good; exit 1; }}; {READY}")
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "bad luck\r\nHermes could not be set up")
+        await seat.shows(1, "This is a shell.")
+        seat.open()
+        await seat.shows(2, "set up\r\nHermes, chat")
+        assert seat.sessions.note == ""
+        seat.open()
+        await seat.shows(3, "Hermes, chat")
+        assert "set up" not in seat.text[3]
+
+    seat.run(session)
+
+
+def test_a_setup_that_was_interrupted_is_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(
+        tmp_path / "home", monkeypatch, f"[ -f .good ] || {{ touch .good; echo slow $((40 + 2)); sleep 600; }}; {READY}"
+    )
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(1, "slow 42")
+        seat.open()
+        await seat.shows(2, "Hermes is being set up in terminal 1.")
+        terminal.type(viewer, "\x03")
+        await seat.shows(1, "Hermes could not be set up")
+        await seat.shows(2, "set up\r\nHermes, chat")
+
+    seat.run(session)
+
+
+def test_a_second_terminal_waits_for_the_setup_in_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"until [ -f .go ]; do sleep 0.05; done; {READY}")
+
+    async def session() -> None:
+        seat.open()
+        await seat.until(lambda: "in terminal 1" in seat.sessions.note)
+        seat.open()
+        await seat.shows(2, "Hermes is being set up in terminal 1.")
+        assert "Hermes, chat" not in seat.text[2]
+        (tmp_path / "home" / ".go").touch()
+        for number in (1, 2):
+            await seat.shows(number, "Hermes, chat")
+        assert "set up\r\nHermes" in seat.text[1]
+        assert "set up\r\nHermes" not in seat.text[2]
+
+    seat.run(session)
+
+
+def test_a_token_that_comes_late_is_found_by_the_next_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"[ -f token ] || exit 0; {READY}")
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "Hermes waits for a Databricks token; a new terminal looks for one. This is a shell.")
+        (tmp_path / "home" / "token").touch()
+        seat.open()
+        await seat.shows(2, "Hermes, chat")
+
+    seat.run(session)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_without_projects_there_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch)
+    if kind == "file":
+        (tmp_path / "home" / "projects").touch()
+    else:
+        (tmp_path / "home" / "projects").symlink_to("nowhere")
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(1, f"{tmp_path}/home/projects: File exists. This is your home directory instead.")
+        await seat.shows(1, "This is a shell.")
+        terminal.type(viewer, "echo in $(pwd).\r")
+        await seat.shows(1, f"in {tmp_path}/home.")
+
+    seat.run(session)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here")
+def test_the_end_of_the_app_waits_for_a_shell_that_is_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch)
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(1, "This is a shell.")
+        terminal.type(viewer, "(trap '' HUP; touch ~/ready; sleep 600) & until [ -f ~/ready ]; do sleep 0.1; done; exit\r")
+        await seat.until(lambda: not seat.sessions.open)
+        assert terminal._signal(0)
+        await seat.sessions.close()
+        assert not terminal._signal(0)
+
+    seat.run(session)
 
 
 # --- Who may come in, over real sockets -----------------------------------------------------------------------------------
@@ -462,6 +697,7 @@ def test_the_owner_reaches_the_page_and_the_socket(deployed: Served) -> None:
     status, answer = deployed.ask("GET /", owner | {"Connection": "close"})
     assert status == 200
     assert "xterm" in answer
+    assert "content-security-policy: frame-ancestors 'none'" in answer
     status, answer = deployed.ask(f"GET {SOCKET}", owner | {"Origin": "https://app.example.com"} | UPGRADE)
     assert status == 101
     assert '"sid"' in answer
@@ -473,6 +709,11 @@ def test_a_laptops_own_browser_reaches_the_page_and_the_socket(laptop: Served) -
         assert status == 200
         assert "xterm" in answer
         assert laptop.ask(f"GET {SOCKET}", {"Host": host, "Origin": f"http://{host}"} | UPGRADE)[0] == 101
+
+
+def test_a_setting_of_uvicorns_own_does_not_stop_it(workspace: StandIn) -> None:
+    with Served(workspace.env, WEB_CONCURRENCY="2") as served:
+        assert served.ask("GET /", {"Host": "localhost", "Connection": "close"})[0] == 200
 
 
 def test_there_is_no_api_documentation_even_for_the_owner(laptop: Served) -> None:
@@ -529,6 +770,6 @@ def test_sigterm_in_the_middle_of_the_setup_leaves_no_process(tmp_path: Path) ->
     with StandIn(latency=30) as standin, Served(standin.env, hermes=tmp_path) as served:
         until(lambda: any("setup_hermes" in p for p in served.processes()), served.log.read_text)
         served.process.send_signal(signal.SIGTERM)
-        served.process.wait(10)
+        served.process.wait(5)
         until(lambda: not served.processes(), lambda: str(served.processes()))
         assert "Traceback" not in served.log.read_text()

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -205,7 +207,7 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(window: Open, instal
         shot(page, "4-shell")
 
         # Another terminal begins with Hermes again.
-        page.get_by_text("New terminal").click()
+        page.get_by_role("button", name="New terminal").click()
         prompt(page)
         assert tabs(page) == ["1", "2"]
         shot(page, "5-second-terminal")
@@ -215,16 +217,20 @@ def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Pat
     with StandIn(oauth=5) as standin, Served(standin.env, installed_hermes) as served:
         page = window(served.url)
         prompt(page)
-        before = len(standin.chats())
+        answers = []
         for question in ("first", "second", "third"):
+            before = len(standin.chats())
             page.keyboard.type(f"{question} question\n")
             sees(page, f"openai: {question} question")
+            answers.append(standin.chats()[before:])
             known = set(standin._expiring)
             until(lambda known=known: len(set(standin._expiring) - known) >= 2, lambda: "no new token is asked for")  # type: ignore[misc]
-        asked = standin.chats()[before:]
-        assert all(r.status == 200 for r in asked)
-        answers = [next(r.token for r in asked[n:]) for n in range(len(asked))]
-        assert len(dict.fromkeys(answers)) >= 3
+        assert all(r.status == 200 for asked in answers for r in asked)
+        first, second, third = ({r.token for r in asked} for asked in answers)
+        assert first
+        assert second - first
+        assert third - second - first
+        assert not (first & second | second & third | first & third)
         page.keyboard.type("/exit\n")
         sees(page, "projects")
         run(page, "echo secret:${DATABRICKS_CLIENT_SECRET-none}")
@@ -250,10 +256,11 @@ def test_a_token_that_comes_late_makes_hermes_ready(window: Open, installed_herm
         sees(page, "Hermes waits for a Databricks token")
         profile = f"[DEFAULT]\nhost = https://{workspace.workspace_host}\ntoken = {workspace.token}\n"
         (served.home / ".databrickscfg").write_text(profile)
-        sees(page, "Hermes is ready")
-        line(page, OPUS_4_7)
-        run(page, "hermes chat")
+        run(page, "echo the old shell $((40 + 2))")
+        sees(page, "the old shell 42")
+        page.get_by_role("button", name="New terminal").click()
         prompt(page)
+        line(page, OPUS_4_7)
 
 
 # --- The terminal ---------------------------------------------------------------------------------------------------------
@@ -322,6 +329,38 @@ def test_two_windows_share_one_session(window: Open, shells: Served) -> None:
     sees(second, "still 3 here")
 
 
+def test_a_window_that_goes_gives_the_size_back(window: Open, shells: Served) -> None:
+    def size() -> str:
+        return str((re.findall(r"^\d+ \d+$", first.evaluate(BUFFER), re.MULTILINE) or [""])[-1])
+
+    first = window(shells.url)
+    sees(first, "Hermes is turned off")
+    run(first, "while sleep 0.2; do stty size; done")
+    until(size, lambda: "no size is shown")
+    own = size()
+    second = window(f"{shells.url}/?terminal=1")
+    second.set_viewport_size({"width": 700, "height": 400})
+    until(lambda: size() != own, lambda: f"the size stays {own}")
+    second.context.close()
+    until(lambda: size() == own, lambda: f"the size stays {size()}")
+
+
+def test_another_sites_page_can_link_here_and_embed_nothing(window: Open, shells: Served, tmp_path: Path) -> None:
+    script = f"{shells.url}/_nicegui_ws/socket.io/?EIO=4&transport=polling&j=0"
+    frame = f"<iframe src='{shells.url}/'></iframe><a href='{shells.url}/'>here</a>"
+    (tmp_path / "index.html").write_text(f"{frame}<script src='{script}' onerror='document.title = `refused`'></script>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        page, statuses = window("about:blank"), dict[str, int]()
+        page.on("response", lambda answer: statuses.update({answer.url: answer.status}))
+        page.goto(f"http://localhost:{other.server_port}/")
+        assert (page.title(), statuses[f"{shells.url}/"]) == ("refused", 403)
+        page.get_by_text("here").click()
+        sees(page, "Hermes is turned off")
+        other.shutdown()
+
+
 def test_answers_of_the_emulator_are_not_typed_again_on_reload(window: Open, shells: Served) -> None:
     page = window(shells.url)
     sees(page, "Hermes is turned off")
@@ -363,7 +402,7 @@ def test_terminals_are_opened_shown_bounded_and_freed(window: Open, workspace: S
         sees(page, "Hermes is turned off")
         assert tabs(page) == []
         run(page, "echo this is $((1))")
-        new = page.get_by_text("New terminal")
+        new = page.get_by_role("button", name="New terminal")
         for number in (2, 3):
             new.click()
             page.wait_for_url(f"**/?terminal={number}")
@@ -428,6 +467,6 @@ def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, shells: Serv
     run(page, "setsid sleep 600 & sleep 600")
     until(lambda: sum("sleep 600" in p for p in shells.processes()) >= 3, lambda: str(shells.processes()))
     shells.process.send_signal(signal.SIGTERM)
-    shells.process.wait(10)
+    shells.process.wait(5)
     assert shells.processes() == []
     assert "Traceback" not in shells.log.read_text()

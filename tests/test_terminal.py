@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import terminal
 from terminal import PIECE, REPORT, RESET, SCROLLBACK, WINDOW, Terminal, Viewer
 
 ENV = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LANG": "C.UTF-8", "PS1": "$ "}
-new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 PATIENCE = 30.0  # seconds, for what takes milliseconds
 
 
@@ -48,18 +46,6 @@ async def until(condition: Callable[[], object], what: str = "the condition") ->
         await asyncio.sleep(0.01)
 
 
-LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
-with suppress(ImportError):  # the one that the app's server prefers
-    import uvloop
-
-    LOOPS.append(uvloop.new_event_loop)
-
-
-@pytest.fixture(params=LOOPS, ids=lambda loop: loop.__module__, autouse=True)
-def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "new_loop", request.param)
-
-
 def run(session: Callable[[Terminal], Coroutine[Any, Any, None]]) -> None:
     """Run a test in an event loop with a terminal that is ended whatever happens."""
 
@@ -70,8 +56,7 @@ def run(session: Callable[[Terminal], Coroutine[Any, Any, None]]) -> None:
         finally:
             await shell.close()
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(main())
+    asyncio.run(main())
 
 
 def sh(shell: Terminal, script: str) -> asyncio.Task[int]:
@@ -252,11 +237,21 @@ def test_a_window_that_fails_leaves_and_the_others_stay() -> None:
         async def broken(_: str) -> None:
             raise RuntimeError("the window is gone")
 
-        shell.join(broken, 24, 80)
+        gone = shell.join(broken, 24, 80)
         window = Window(shell)
         await sh(shell, "echo on we go")
         await window.shows("on we go")
         assert shell.viewers == [window.viewer]
+        task = sh(shell, "read line; stty size; echo got:$line")
+        await until(lambda: shell._reading)
+        shell.resize(gone, 50, 50)
+        for text in ("typed\r", "\x1b[0n"):
+            shell.type(gone, text)
+        shell.type(window.viewer, "only this\r")
+        await window.shows("24 80\r\ngot:only this")
+        await task
+        shell.leave(window.viewer)
+        shell.type(window.viewer, "\x1b[0n")
 
     run(session)
 
@@ -409,6 +404,17 @@ def test_waiting_for_the_first_window() -> None:
     run(session)
 
 
+def test_what_a_command_leaves_running_does_not_hold_up_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "STALL", 3600.0)
+
+    async def session(shell: Terminal) -> None:
+        window = Window(shell)
+        assert await sh(shell, "setsid sh -c 'echo it $((40 + 2)) runs; exec sleep 600' & sleep 0.3; exit 3") == 3
+        await window.shows("it 42 runs")
+
+    run(session)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc, which is not here")
 def test_the_end_leaves_no_process_whatever_it_did_to_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(terminal, "GRACE", 1.0)
@@ -440,13 +446,14 @@ def test_the_end_leaves_no_process_whatever_it_did_to_stay(monkeypatch: pytest.M
     run(session)
 
 
-def test_the_end_is_a_hangup_first() -> None:
+def test_the_end_is_a_hangup_first(tmp_path: Path) -> None:
     async def session(shell: Terminal) -> None:
         window = Window(shell)
-        flow = sh(shell, "trap 'echo saved > $OUT; exit 3' HUP; echo ready; while :; do sleep 0.1; done")
+        flow = sh(shell, f"trap 'echo saved > {tmp_path}/out; exit 3' HUP; echo ready; while :; do sleep 0.1; done")
         await window.shows("ready")
         await shell.close()
         assert await flow == 3
+        assert (tmp_path / "out").read_text() == "saved\n"
 
     run(session)
 
@@ -470,13 +477,32 @@ def test_control_c_interrupts_the_program_in_front() -> None:
         window = Window(shell)
         flow = asyncio.create_task(shell.run(["bash", "--norc", "-i"], cwd=Path("/"), env=ENV))
         await window.shows("$ ")
-        shell.type(window.viewer, "sleep 600\r")
-        await window.shows("sleep 600\r\n")
+        shell.type(window.viewer, "sh -c 'echo in $((40 + 2)) front; sleep 600'\r")
+        await window.shows("in 42 front")
         shell.type(window.viewer, "\x03")
         shell.type(window.viewer, "echo $?\r")
         await window.shows("130")
         assert "no job control" not in window.text
         shell.type(window.viewer, "exit 5\r")
         assert await flow == 5
+
+    run(session)
+
+
+def test_a_cancellation_is_never_lost() -> None:
+    async def session(shell: Terminal) -> None:
+        for turn in range(150):
+            task = asyncio.create_task(shell.run(["true"], cwd=Path("/"), env=ENV))
+            await asyncio.sleep(0)
+            # Around the moment at which the program ends.
+            ended = shell._ended
+            deadline = time.monotonic() + 0.5
+            while not ended.is_set() and not task.done() and time.monotonic() < deadline:
+                await asyncio.sleep(0)
+            for _ in range(turn % 5):
+                await asyncio.sleep(0)
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
 
     run(session)
