@@ -471,10 +471,8 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
         is_ours = isinstance(entry, dict) and "api_key" in entry and entry.get("model") in models
         return is_ours and str(cast(Config, entry).get("base_url")).rstrip("/") in here
 
-    theirs = [
-        e for e in _list(config.get("fallback_providers")) if e not in (*block, *_list(written.get("fallback_providers")))
-    ]
-    theirs = [entry for entry in theirs if not stale(entry)]
+    replaced = [*block, *_list(written.get("fallback_providers"))]
+    theirs = [e for e in _list(config.get("fallback_providers")) if e not in replaced and not stale(e)]
     wanted = {name: {"name": name, "base_url": url, "api_key": settings.token} for name, url in urls.items()}
     # A provider of ours stays, with a fresh key, while an entry of the user's names it.
     named = [e.get("provider") for e in theirs if isinstance(e, dict)]

@@ -650,29 +650,28 @@ SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 INSIDE = re.compile(r"xterm|nicegui|socket\.io|\"sid\"|Swagger|terminal", re.IGNORECASE)
 
 
+def refuses(served: Served, request: str, headers: dict[str, str], status: int = 403) -> None:
+    """Assert that a request gets this status and none of what is inside."""
+    given, answer = served.ask(request, headers)
+    assert given == status
+    assert not INSIDE.search(answer)
+
+
 @pytest.mark.parametrize("stranger", STRANGERS)
 @pytest.mark.parametrize("path", paths())
 def test_a_stranger_reaches_nothing(deployed: Served, stranger: str, path: str) -> None:
     headers = {"Host": "app.example.com", **STRANGERS[stranger]}
     for method in ("GET", "HEAD", "POST", "OPTIONS", "DELETE", "PROPFIND"):
-        status, answer = deployed.ask(f"{method} {path}", headers | {"Connection": "close"})
-        assert status == 403
-        assert not INSIDE.search(answer)
-    status, answer = deployed.ask(f"GET {path}", headers | UPGRADE)
-    assert status == 403
-    assert not INSIDE.search(answer)
+        refuses(deployed, f"{method} {path}", headers | {"Connection": "close"})
+    refuses(deployed, f"GET {path}", headers | UPGRADE)
 
 
 @pytest.mark.parametrize("path", paths())
 def test_nobody_reaches_anything_while_the_owner_is_unknown(unowned: Served, path: str) -> None:
     for headers in ({"X-Forwarded-Email": OWNER}, {"X-Forwarded-Email": ""}, {}):
         own = {"Host": "app.example.com", "Origin": "https://app.example.com", **headers}
-        status, answer = unowned.ask(f"GET {path}", own | {"Connection": "close"})
-        assert status == 503
-        assert not INSIDE.search(answer)
-        status, answer = unowned.ask(f"GET {path}", own | UPGRADE)
-        assert status == 403
-        assert not INSIDE.search(answer)
+        refuses(unowned, f"GET {path}", own | {"Connection": "close"}, 503)
+        refuses(unowned, f"GET {path}", own | UPGRADE)
 
 
 @pytest.mark.parametrize("path", paths())
@@ -683,12 +682,8 @@ def test_a_laptop_answers_no_other_host_or_origin(laptop: Served, path: str) -> 
         {"Host": f"evil.example:{laptop.port}"},
         {"Host": own, "Origin": "http://evil.example"},
     ):
-        status, answer = laptop.ask(f"GET {path}", headers | {"Connection": "close"})
-        assert status == 403
-        assert not INSIDE.search(answer)
-        status, answer = laptop.ask(f"GET {path}", headers | UPGRADE)
-        assert status == 403
-        assert not INSIDE.search(answer)
+        refuses(laptop, f"GET {path}", headers | {"Connection": "close"})
+        refuses(laptop, f"GET {path}", headers | UPGRADE)
     assert laptop.ask(f"GET {path}", {"Host": own, **UPGRADE})[0] == 403
 
 
