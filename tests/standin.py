@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
 import trustme
 
@@ -56,7 +57,31 @@ BAD_TOKEN = {"error_code": "403", "message": "Invalid access token."}
 NO_TOKEN = {"error_code": "401", "message": "Credential was not sent."}
 DISABLED = {"error_code": "FEATURE_DISABLED", "message": "AI Gateway is not available for this workspace."}
 
-Answer = tuple[int, dict[str, Any]]
+Answer = tuple[int, dict[str, Any] | bytes]
+
+
+@dataclass
+class Call:
+    """One request as it came through the tunnel, its token good already. Header names are in lower case."""
+
+    method: str
+    host: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; {} where it is none."""
+        try:
+            body = json.loads(self.body or b"{}")
+        except ValueError:
+            return {}
+        return body if isinstance(body, dict) else {}
+
+
+Room = Callable[[Call], Answer]  # may raise ConnectionError: then the connection ends without an answer
 
 
 def default_serves() -> dict[str, set[str]]:
@@ -90,6 +115,7 @@ class StandIn:
         latency: seconds before each answer, tunnels included.
         tool_call: each question is answered with one tool call first.
         oauth: life in seconds of the tokens handed to a service principal; None for a static token.
+        rooms: what else the workspace's API has, by the beginning of its paths; the longest that fits answers.
     """
 
     cloud: str = "azure"
@@ -102,6 +128,7 @@ class StandIn:
     oauth: float | None = None
     creator: str = "owner@example.com"
     on_tool_call: Callable[[], object] = lambda: None
+    rooms: dict[str, Room] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -165,18 +192,17 @@ class StandIn:
         """The chat completions asked for so far, oldest first."""
         return [r for r in list(self.requests) if r.path.endswith("/chat/completions")]
 
-    def answer(self, host: str, method: str, path: str, authorization: str, body: dict[str, Any]) -> Answer:
+    def answer(self, call: Call) -> Answer:
         """Decide one request. A new fault is one more line here, or in `_Handler.do_CONNECT` if it comes before HTTP.
 
         Arguments:
-            host: the name the client asked for, one of this stand-in's two.
-            method, path: as in the request, without the query.
-            authorization: that header's value, "" where it is missing.
-            body: the JSON body, {} where there is none.
+            call: the request; its host is one of this stand-in's two.
 
         Returns:
-            The HTTP status and the JSON body to send.
+            The HTTP status and the body to send: a JSON object, or bytes as they are.
         """
+        host, method, path, body = call.host, call.method, call.path, call.json
+        authorization = call.headers.get("authorization", "")
         if path == "/.well-known/databricks-config":
             oidc = f"https://{self.workspace_host}/oidc"
             return 200, {"workspace_id": WORKSPACE_ID, "cloud": self.cloud.upper(), "oidc_endpoint": oidc}
@@ -189,6 +215,9 @@ class StandIn:
             return 401, NO_TOKEN
         if not self._accepts(authorization.removeprefix("Bearer ")):
             return 403, BAD_TOKEN
+        beginnings = [beginning for beginning in self.rooms if path.startswith(beginning) and not on_gateway]
+        if beginnings:
+            return self.rooms[max(beginnings, key=len)](call)
         if method == "GET" and not on_gateway:
             return self._api(path)
         route = path.removesuffix("/chat/completions").lstrip("/")
@@ -312,17 +341,16 @@ class _Handler(BaseHTTPRequestHandler):
             standin.requests.append(Request(self.command, self.path, "", 403))
             self._send(403, b"", "text/plain")
             return
-        try:
-            body = json.loads(raw or b"{}")
-        except ValueError:
-            body = {}
-        path = self.path.partition("?")[0]
-        authorization = self.headers.get("Authorization", "")
+        path, _, query = self.path.partition("?")
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        call = Call(self.command, self.host, path, dict(parse_qsl(query, keep_blank_values=True)), headers, raw)
         time.sleep(standin.latency)
-        status, answer = standin.answer(self.host, self.command, path, authorization, body)
-        token = authorization.removeprefix("Bearer ")
+        status, answer = standin.answer(call)
+        body, token = call.json, headers.get("authorization", "").removeprefix("Bearer ")
         standin.requests.append(Request(self.command, self.host, path, status, token, str(body.get("model", ""))))
-        if status == 200 and body.get("stream"):
+        if isinstance(answer, bytes):
+            self._send(status, answer, "application/octet-stream")
+        elif status == 200 and body.get("stream"):
             self._send(200, _events(answer), "text/event-stream")
         else:
             self._send(status, json.dumps(answer).encode(), "application/json")
