@@ -31,7 +31,7 @@ check: .venv/ready
 	@if $(WITHOUT_WORKSPACE); then $(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
 
 # What runs in the app, and all that is uploaded.
-FILES := app.py access.py terminal.py setup_hermes.py utils.py app.yaml requirements.txt constraints.txt
+FILES := app.py setup_hermes.py utils.py hermes webapp app.yaml requirements.txt constraints.txt
 APP ?= hermes
 deploy:
 	@[ -n '$(PROFILE)$(DRY)' ] || { echo 'PROFILE: it is not set; expected a profile of the Databricks CLI: make deploy PROFILE=...' >&2; exit 2; }
@@ -41,7 +41,7 @@ deploy:
 	field() { $(PYTHON) -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$$1"; }; \
 	if [ -n '$(DRY)' ]; then me='<you>'; files='<files>'; echo '# <files>: $(FILES)'; \
 	else me=$$(databricks current-user me -o json | field userName); \
-	files=$$(mktemp -d); trap 'rm -rf "$$files"' EXIT; cp $(FILES) "$$files"; fi; \
+	files=$$(mktemp -d); trap 'rm -rf "$$files"' EXIT; cp -r $(FILES) "$$files"; fi; \
 	folder="/Workspace/Users/$$me/$(APP)"; \
 	[ -z '$(DRY)' ] && databricks apps get $(APP) >/dev/null 2>&1 || run databricks apps create $(APP); \
 	run databricks sync --full "$$files" "$$folder"; \

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from setup_hermes import Prover, choose_routes, read_settings
+from hermes.routes import Prover, choose_routes
+from hermes.settings import read_settings
 from tests.bench_terminal import Row, terminal_rows
 from tests.conftest import INSTALLED, ROOT
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn

@@ -13,9 +13,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import INSTALLED
+from tests.served import Served
 from tests.standin import StandIn
-from tests.test_app import Served
-from tests.test_browser import FLAGS, PROMPT, run, sees
+from tests.test_page import FLAGS, PROMPT, run, sees
 
 Row = tuple[str, str, str, str]
 

@@ -35,6 +35,25 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home in which a program called hermes is there, so that nothing is installed."""
+    binary = tmp_path / "home" / ".local" / "bin" / "hermes"
+    binary.parent.mkdir(parents=True)
+    binary.touch(mode=0o755)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def env(home: Path) -> dict[str, str]:
+    """Settings for a workspace on Azure whose gateway answers, without MCP servers."""
+    from tests.mocked import HOST, TOKEN
+    from tests.test_utils import AZURE_GATEWAY
+
+    given = {"HOME": str(home), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""}
+    return {**given, "_GATEWAY_RESOLVED": AZURE_GATEWAY, "PATH": os.environ["PATH"]}
+
+
 @pytest.fixture(scope="session")
 def installed_hermes() -> Path:
     """The home in which `make` installed the real Hermes."""

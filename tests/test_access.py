@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from access import PAGES, Access, find_owner
+from webapp.access import PAGES, Access, find_owner
 
 OWNER = "Owner.Name@Example.com"
 PROXIED = {"host": "10.0.0.7:8000", "x-forwarded-host": "app.example.com", "x-forwarded-email": OWNER}

@@ -311,19 +311,19 @@ def test_check_names_the_fault(fault: dict[str, object], meaning: str, hermes_ho
         assert not (hermes_home / ".hermes").exists()
 
 
-def readme_checks() -> list[tuple[str, str]]:
-    """The README's `make check` examples: the stand-in's options and what is printed."""
+def documented_checks() -> list[tuple[str, str]]:
+    """The `make check` examples of docs/check.md: the stand-in's options and what is printed."""
     return re.findall(
-        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```', (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```', (ROOT / "docs" / "check.md").read_text(), re.DOTALL | re.MULTILINE
     )
 
 
-def test_the_readme_shows_five_faults() -> None:
-    assert len(readme_checks()) == 5
+def test_five_faults_are_shown() -> None:
+    assert len(documented_checks()) == 5
 
 
-@pytest.mark.parametrize(("options", "shown"), readme_checks())
-def test_the_readme_shows_what_check_prints(options: str, shown: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "shown"), documented_checks())
+def test_what_is_shown_is_what_check_prints(options: str, shown: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.standin", *options.split(), "--", sys.executable, "setup_hermes.py", "--check"]
     env = os.environ | {"HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

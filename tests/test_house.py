@@ -28,12 +28,13 @@ CODAS_NAMES = (
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The two files alone, and a Python that has only requests and PyYAML."""
+    """The setup alone, and a Python that has only requests and PyYAML."""
     pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
     folder = tmp_path / "coda"
     folder.mkdir()
     for name in ("utils.py", "setup_hermes.py"):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "hermes", folder / "hermes", ignore=shutil.ignore_patterns("__pycache__"))
     pins = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith(("requests=", "PyYAML="))]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "python")], check=True)
     python = str(tmp_path / "python" / "bin" / "python")
@@ -51,7 +52,7 @@ sys.exit(done.returncode)
 """
 
 
-def test_the_two_files_do_in_coda_by_themselves(checkout: Path, hermes_home: Path) -> None:
+def test_the_setup_does_in_coda_by_itself(checkout: Path, hermes_home: Path) -> None:
     """As CODA runs them: the parent finds the gateway once, the step runs as a child, its output is shown."""
     pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
     from tests.standin import OPUS_4_7, StandIn
@@ -105,16 +106,70 @@ def test_deploy_creates_syncs_and_deploys(exists: str, tmp_path: Path) -> None:
     assert re.fullmatch("sync --full /[^ ]+ /Workspace/Users/me@example.com/hermes", steps[-3])
     assert steps[-2] == "apps deploy hermes --source-code-path /Workspace/Users/me@example.com/hermes"
     uploaded = set((tmp_path / "log.files").read_text().split())
-    assert uploaded == {"app.yaml", "requirements.txt", "constraints.txt", *(f"{m}.py" for m in local_modules("app"))}
+    assert {"app.yaml", "requirements.txt", "constraints.txt", "app.py", "setup_hermes.py", "utils.py"} <= uploaded
+    assert {"hermes", "webapp"} <= uploaded
 
 
-def local_modules(name: str) -> set[str]:
-    """A module of this project and all of ours that it imports, and those it starts."""
-    tree = ast.parse((ROOT / f"{name}.py").read_text())
-    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    ours = {module for module in froms | plain if (ROOT / f"{module}.py").exists()}
-    return {name}.union(*(local_modules(module) for module in ours)) if ours else {name}
+def modules() -> dict[str, Path]:
+    """The program's own modules by dotted name."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("hermes/**/*.py"), *ROOT.glob("webapp/**/*.py")]
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of ours that one of them imports."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & modules().keys()
+
+
+def needed(name: str) -> set[str]:
+    """A module and all of ours that it needs, the packages they are in and the programs they start included."""
+    found, new = set[str](), {name}
+    while new:
+        found |= new
+        started = {"setup_hermes"} if "webapp.sessions" in new else set()
+        packages = {n.rpartition(".")[0] for n in new} & modules().keys()
+        new = set[str]().union(packages, started, *map(imports, new)) - found
+    return found
+
+
+def test_all_that_the_app_needs_is_deployed() -> None:
+    listed = (ROOT / "Makefile").read_text().partition("\nFILES := ")[2].partition("\n")[0].split()
+    other = {"app.yaml", "requirements.txt", "constraints.txt"}
+    assert set(listed) == {modules()[n].relative_to(ROOT).parts[0] for n in needed("app")} | other
+
+
+def test_no_file_of_the_program_is_long() -> None:
+    lines = {name: len(file.read_text().splitlines()) for name, file in modules().items()}
+    assert {name: n for name, n in lines.items() if n > (200 if name in ("app", "setup_hermes") else 350)} == {}
+
+
+def test_no_room_takes_anothers_underscore() -> None:
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in modules():
+                assert not [a.name for a in node.names if a.name.startswith("_")], name
+
+
+def test_the_drawing_has_the_arrows_that_the_code_has() -> None:
+    drawing = (ROOT / "CONTRIBUTING.md").read_text().partition("```mermaid\n")[2].partition("```")[0]
+    boxes = dict(re.findall(r"(\w+)\[(.*?)\]", drawing))
+    assert len(boxes) <= 10
+
+    def box(module: str) -> str:
+        file = str(modules()[module].relative_to(ROOT))
+        return next((b for b in boxes.values() if file == b or (b.endswith("/") and file.startswith(b))), "")
+
+    drawn = {(boxes[a], boxes[b]) for a, b in re.findall(r"(\w+)(?:\[.*?\])? --> (\w+)", drawing)}
+    packages = {"hermes", "webapp"}
+    assert [m for m in modules().keys() - packages if not box(m)] == []
+    coded = {(box(a), box(b)) for a in modules() for b in imports(a) - packages if a not in packages}
+    assert {(a, b) for a, b in coded if a != b} == drawn
 
 
 def test_a_dry_deploy_only_prints() -> None:
@@ -140,7 +195,7 @@ def test_the_runtime_is_pinned_throughout() -> None:
 
 def settings_in_code() -> set[str]:
     """Every variable that the code reads from its environment."""
-    code = "".join((ROOT / f"{name}.py").read_text() for name in local_modules("app"))
+    code = "".join(modules()[name].read_text() for name in needed("app"))
     reads = re.findall(r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"', code)
     return {name for names in reads for name in names if name} | {"_GATEWAY_RESOLVED"}
 
@@ -159,14 +214,14 @@ def test_every_setting_is_in_the_readme_once_and_in_the_template() -> None:
         assert re.search(rf"^  # [A-Z\"].*\n  (# )?- name: {name}$", template, re.MULTILINE), f"{name} has no line of its own"
 
 
-def test_the_readme_counts_the_faults() -> None:
+def test_the_faults_are_counted() -> None:
     for name in ("hypothesis", "trustme"):
         pytest.importorskip(name, reason=f"{name} is missing: the tests that need it count too")
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--faults", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     table = re.findall(r"^\|.*\n", done.stdout, re.MULTILINE)
     assert len(table) > 10
-    assert "".join(table) in (ROOT / "README.md").read_text()
+    assert "".join(table) in (ROOT / "docs" / "faults.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["app.yaml", "app.yaml.template"])

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-import terminal
-from terminal import PIECE, REPORT, RESET, SCROLLBACK, WINDOW, Terminal, Viewer
+from webapp import terminal
+from webapp.terminal import PIECE, REPORT, RESET, SCROLLBACK, WINDOW, Terminal, Viewer
 
 ENV = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LANG": "C.UTF-8", "PS1": "$ "}
 PATIENCE = 30.0  # seconds, for what takes milliseconds

@@ -316,6 +316,18 @@ def test_npm_version(script: str, expected: str | None, tmp_path: Path, monkeypa
     assert utils.get_npm_version("package") == expected
 
 
+def test_npm_is_asked_as_codas_own_tests_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def run(*positional: object, **named: object) -> subprocess.CompletedProcess[str]:
+        asked.append((positional, named))
+        return subprocess.CompletedProcess([], 1, "1.2.3\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert utils.get_npm_version("package") is None
+    assert asked == [((["npm", "view", "package", "version"],), {"capture_output": True, "text": True, "timeout": 30})]
+
+
 def test_npm_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*_: object, timeout: float, **__: object) -> None:
         raise subprocess.TimeoutExpired("npm", timeout)

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
-from setup_hermes import OURS, Routes, _parse_config, _render, dump, main, merge_config, refresh_token
-from tests.test_setup import DESIGN, DIRECT, HOST, MLFLOW, OPENAI, TOKEN, config_without_ours, settings_for
+from hermes.config import OURS, _parse_config, _render, dump, merge_config, refresh_token
+from hermes.routes import Routes
+from setup_hermes import main
+from tests.mocked import DESIGN, DIRECT, HOST, MLFLOW, OPENAI, TOKEN, config_without_ours, settings_for
 
 KILLS = 200
 

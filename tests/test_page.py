@@ -1,4 +1,4 @@
-"""The app as a person meets it: in a real Chromium, with the real Hermes, on the stand-in."""
+"""webapp/page.py: the page as a person meets it, in a real Chromium, with the real Hermes, on the stand-in."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.served import OWNER, Served, until
 from tests.standin import OPUS_4_7, StandIn
-from tests.test_app import OWNER, Served, until
+from tests.test_tokens import write_config
+from webapp.page import describe
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 PATIENCE = 60_000  # milliseconds
@@ -169,6 +171,47 @@ class Relay:
 
 
 # --- Hermes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_url", "shown"),
+    [
+        ("https://1.0.ai-gateway.azuredatabricks.net/openai", "m · AI Gateway"),
+        ("https://adb-1.2.azuredatabricks.net/ai-gateway/mlflow/v1", "m · AI Gateway"),
+        ("https://gateway.example/mlflow/v1/", "m · AI Gateway"),
+        ("https://adb-1.2.azuredatabricks.net/serving-endpoints", "m · direct"),
+        ("https://adb-1.2.azuredatabricks.net/serving-endpoints/", "m · direct"),
+        ("https://openrouter.ai/api/v1", "m · openrouter.ai"),
+        ("https://user:secret@other.example/v1", "m · other.example"),
+        ("", "m · no route"),
+    ],
+)
+def test_the_line_tells_model_and_route(tmp_path: Path, base_url: str, shown: str) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, base_url)
+    assert describe(config) == shown
+
+
+def test_the_line_follows_the_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    assert describe(config) == ""
+    write_config(config, "https://h/serving-endpoints")
+    assert describe(config) == "m · direct"
+    write_config(config, "https://h/ai-gateway/mlflow/v1")
+    assert describe(config) == "m · AI Gateway"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "a: b: c", "[]", "model: m", "model: {default: m}", "\x00", "\udcff", "[" * 9999],
+        *[f"model: {{default: m, base_url: {url}}}" for url in ("3", "[]", "", "2026-01-01", "'http://['")],
+    ],
+)
+def test_a_config_that_says_nothing_of_it_breaks_nothing(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert describe(config) == ""
 
 
 def test_setup_shows_and_hermes_answers_through_the_gateway(window: Open, installed_hermes: Path) -> None:

@@ -1,0 +1,84 @@
+"""Hermes itself, its folders, and which MCP servers answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hermes.settings import MCP_DEFAULTS
+from utils import adapt_instructions_file, unreachable
+
+MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
+
+
+def install_hermes(home: Path, package: str) -> bool:
+    """Install Hermes in an environment of its own, unless it is there.
+
+    Arguments:
+        home: Hermes goes to `.local` below it.
+        package: what uv installs.
+
+    Returns:
+        False where that failed; why is on stderr.
+    """
+    binary = home / ".local" / "bin" / "hermes"
+    if binary.exists():
+        print(f"Hermes:    {binary}")
+        return True
+    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else [shutil.which("uv") or ""]
+    if not uv[-1]:
+        print("Hermes cannot be installed: uv is missing; `pip install uv` brings it.", file=sys.stderr)
+        return False
+    print(f"Hermes:    installing {package} ...", flush=True)
+    command = [*uv, "tool", "install", "--quiet", "--force", package, "--with", MCP]
+    env = os.environ | {"HOME": str(home), "UV_TOOL_BIN_DIR": str(binary.parent)}
+    done = subprocess.run(command, env=env, check=False)
+    if done.returncode != 0 or not binary.exists():
+        print(f"Hermes could not be installed (uv ended with {done.returncode}); uv's own words are above.", file=sys.stderr)
+        return False
+    print(f"Hermes:    {binary}")
+    return True
+
+
+def prepare_home(home: Path, checkout: Path) -> None:
+    """Make `~/.hermes`, `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where the user has none.
+
+    Arguments:
+        home: the home directory.
+        checkout: the folder in which CODA has its CLAUDE.md.
+
+    Raises:
+        OSError: where `~/.hermes` cannot be made.
+    """
+    (home / ".hermes").mkdir(mode=0o700, exist_ok=True)
+    source, target = checkout / "CLAUDE.md", home / ".hermes" / "HERMES.md"
+    try:
+        (home / "projects").mkdir(exist_ok=True)
+        if source.is_file() and not target.exists():
+            adapt_instructions_file(source, target, "# Hermes Agent on Databricks", "Hermes")
+    except OSError as error:
+        print(f"Left out: {error}", file=sys.stderr)  # Hermes works without them
+
+
+def answering_servers(servers: dict[str, str]) -> dict[str, str]:
+    """Drop the default MCP servers that do not answer: Hermes would wait for them at every start.
+
+    Arguments:
+        servers: URL by name; "" means left out.
+
+    Returns:
+        The same, with "" for those that did not answer; they are named on stdout.
+    """
+    asked = [name for name, (_, url) in MCP_DEFAULTS.items() if servers.get(name) == url]
+    with ThreadPoolExecutor() as pool:
+        reasons = dict(zip(asked, pool.map(unreachable, (servers[name] for name in asked)), strict=True))
+    gone = {name: why for name, why in reasons.items() if why}
+    if gone:
+        said = ", ".join(f"{name} ({why})" for name, why in gone.items())
+        print(f"MCP:       left out, as they do not answer: {said}")
+    return {name: "" if name in gone else url for name, url in servers.items()}

@@ -1,0 +1,110 @@
+"""What the tests of the setup share: routes that are mocked, and the config as the design has it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import requests
+import responses
+import yaml
+
+from hermes.config import OURS
+from hermes.settings import Settings
+from tests.test_utils import AZURE, AZURE_GATEWAY
+
+HOST, TOKEN = f"https://{AZURE}", "dapi0123456789abcdef"
+
+
+OPENAI, MLFLOW = f"{AZURE_GATEWAY}/openai", f"{AZURE_GATEWAY}/mlflow/v1"
+
+
+OWN, DIRECT = f"{HOST}/ai-gateway/mlflow/v1", f"{HOST}/serving-endpoints"
+
+
+ROUTES = [OPENAI, MLFLOW, OWN, DIRECT]
+
+
+OPUS_4_7, OPUS_4_6 = "databricks-claude-opus-4-7", "databricks-claude-opus-4-6"
+
+
+NOT_FOUND = (404, {"error_code": "ENDPOINT_NOT_FOUND", "message": "The given endpoint does not exist."})
+
+
+FORBIDDEN = (403, {"error_code": "403", "message": "Invalid access token."})
+
+
+def config_of(home: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((home / ".hermes" / "config.yaml").read_text())
+    return loaded
+
+
+def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -> None:
+    """Mock all four routes: these (base URL, model) pairs are served."""
+
+    def answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        body = yaml.safe_load(request.body or "")
+        assert body["max_tokens"] == 1
+        base_url = str(request.url).removesuffix("/chat/completions")
+        status, text = (200, {"choices": []}) if (base_url, body["model"]) in served else otherwise
+        return status, {}, json.dumps(text)
+
+    for url in ROUTES:
+        responses.add_callback("POST", f"{url}/chat/completions", callback=answer)
+    listed = [
+        {"name": OPUS_4_6, "task": "llm/v1/chat", "state": {"ready": "READY"}},
+        {"name": "not-chat", "task": "llm/v1/embeddings"},
+    ]
+    responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
+
+
+def settings_for(home: Path, **more: Any) -> Settings:
+    base = Settings(
+        home=home,
+        host=HOST,
+        token=TOKEN,
+        gateway=AZURE_GATEWAY,
+        model=OPUS_4_7,
+        fallback_model=OPUS_4_6,
+        prove=True,
+        package="hermes-agent",
+        mcp_servers={},
+    )
+    return replace(base, **more)
+
+
+DESIGN = f"""\
+model:
+  default: {OPUS_4_7}
+  provider: custom
+  base_url: {OPENAI}
+  api_key: {TOKEN}
+custom_providers:
+- name: databricks-gateway
+  base_url: {OPENAI}
+  api_key: {TOKEN}
+- name: databricks-direct
+  base_url: {DIRECT}
+  api_key: {TOKEN}
+fallback_providers:
+- provider: custom:databricks-gateway
+  model: {OPUS_4_7}
+- provider: custom:databricks-gateway
+  model: {OPUS_4_6}
+- provider: custom:databricks-direct
+  model: {OPUS_4_6}
+security:
+  allow_lazy_installs: false
+  tirith_path: ~/.local/bin/tirith
+"""
+
+
+def config_without_ours(config: dict[str, Any]) -> dict[str, Any]:
+    rest = {k: v for k, v in config.items() if k != "model"}
+    rest["custom_providers"] = [p for p in config["custom_providers"] if p["name"] not in OURS]
+    ours = {f"custom:{name}" for name in OURS}
+    rest["fallback_providers"] = [e for e in config["fallback_providers"] if e["provider"] not in ours]
+    return rest

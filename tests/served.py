@@ -1,0 +1,113 @@
+"""The app in a process of its own, as the tests and the benchmark serve it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
+pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+
+
+from tests.conftest import ROOT
+
+PATIENCE = 60.0  # seconds, for what takes one or two
+
+
+OWNER = "owner@example.com"
+
+
+class Served:
+    """The app in a process of its own, on a free port; a context manager.
+
+    Arguments:
+        env: its whole environment; HOME, the port and Hermes's switch are set here.
+        hermes: a home directory with Hermes in it, or one where it is missing; None serves shells only.
+        settings: more variables, by name.
+    """
+
+    def __init__(self, env: dict[str, str], hermes: Path | None = None, **settings: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="served-"))
+        self.home = self.folder / "home"
+        (self.home / ".local").mkdir(parents=True)
+        for folder in (hermes / ".local").glob("*") if hermes else ():
+            (self.home / ".local" / folder.name).symlink_to(folder)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://localhost:{self.port}"
+        env = {k: v for k, v in env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))}
+        own = {"HOME": str(self.home), "DATABRICKS_APP_PORT": str(self.port), "ENABLE_HERMES": "true" if hermes else "false"}
+        self.log = self.folder / "log"
+        with self.log.open("w") as log:
+            command = [sys.executable, str(ROOT / "app.py")]
+            # Another folder than the checkout, so that the app must find its files by itself.
+            self.process = subprocess.Popen(
+                command, env=env | own | settings, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder
+            )
+
+    def __enter__(self) -> Served:
+        until(self.answers, lambda: f"the app does not answer: {self.log.read_text()}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        finally:
+            self.process.kill()
+            if kind:
+                print(self.log.read_text())
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def answers(self) -> bool:
+        """Whether it answers by now."""
+        assert self.process.poll() is None, self.log.read_text()
+        with suppress(OSError):
+            return self.ask("GET /health", {"Host": "probe"})[0] == 200
+        return False
+
+    def ask(self, request: str, headers: dict[str, str] | list[tuple[str, str]], body: str = "") -> tuple[int, str]:
+        """Send one request as it stands, and close.
+
+        Returns:
+            The status and the rest of the answer; a websocket's greeting included.
+        """
+        pairs = [*(headers.items() if isinstance(headers, dict) else headers), ("Content-Length", str(len(body)))]
+        head = "".join(f"{name}: {value}\r\n" for name, value in pairs)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
+            connection.sendall(f"{request} HTTP/1.1\r\n{head}\r\n{body}".encode())
+            answer = b""
+            with suppress(TimeoutError):
+                while chunk := connection.recv(65536):
+                    answer += chunk
+                    connection.settimeout(0.3)
+        status, _, rest = answer.decode("utf-8", "replace").partition("\r\n")
+        return int(status.split()[1]), rest
+
+    def processes(self) -> list[str]:
+        """The command lines of all that still runs with this app's home."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+        return found
+
+
+def until(condition: Callable[[], object], failure: Callable[[], str]) -> None:
+    """Wait for a condition, for as long as PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.05)

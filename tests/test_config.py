@@ -1,0 +1,408 @@
+"""hermes/config.py: what is merged, kept and refreshed."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hermes.config import _ours, _parse_config, _render, dump, merge_config, refresh_token, write_config
+from hermes.routes import Routes
+from tests.conftest import ROOT
+from tests.mocked import (
+    DESIGN,
+    DIRECT,
+    MLFLOW,
+    OPENAI,
+    OPUS_4_6,
+    OPUS_4_7,
+    TOKEN,
+    config_without_ours,
+    settings_for,
+)
+
+
+def test_the_config_is_the_designs(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert path.read_text() == DESIGN
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    stamp = path.stat().st_mtime_ns
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert path.stat().st_mtime_ns == stamp
+    assert sorted(p.name for p in path.parent.iterdir()) == [".config.yaml.setup", "config.yaml"]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()} == {0o600}
+
+
+USERS = f"""\
+# my Hermes
+memory: {{enabled: true}}  # keep
+
+# mine
+custom_providers:
+- name: mine   # inside what changes
+  base_url: https://mine.example
+  api_key: my-key
+fallback_providers:
+- provider: custom:mine
+  model: my-model
+- provider: custom
+  model: {OPUS_4_6}
+  base_url: {DIRECT}
+  api_key: stale
+- provider: custom
+  model: my-finetune
+  base_url: {DIRECT}
+  api_key: mine-too
+model:
+  default: gpt
+  provider: openai
+  api_mode: codex_responses
+  temperature: 0.5
+security:
+  allow_lazy_installs: true
+  other: 1
+skills:
+  external_dirs: [/my/skills]
+mcp_servers:
+  exa:
+    url: https://my.exa.example
+  deepwiki:
+    url: https://mcp.deepwiki.com/mcp
+# the end
+"""
+
+
+def test_the_users_own_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(USERS)
+    (tmp_path / ".claude" / "skills").mkdir(parents=True)
+    servers = {"deepwiki": "", "exa": "https://mcp.exa.ai/mcp", "team-memory": "https://memory.example/mcp"}
+    said = write_config(path, settings_for(tmp_path, mcp_servers=servers), Routes(OPENAI, OPENAI))
+    text, config, old = path.read_text(), yaml.safe_load(path.read_text()), yaml.safe_load(USERS)
+    assert text.startswith("# my Hermes\nmemory: {enabled: true}  # keep\n\n# mine\n")
+    assert text.endswith("# the end\n")
+    assert list(config) == list(old)
+    assert [p["name"] for p in config["custom_providers"]] == ["mine", "databricks-gateway", "databricks-direct"]
+    assert config["custom_providers"][0] == old["custom_providers"][0]
+    assert config["fallback_providers"][3:] == [old["fallback_providers"][0], old["fallback_providers"][2]]
+    assert config["model"]["temperature"] == 0.5
+    assert "api_mode" not in config["model"]
+    assert config["security"] == {"allow_lazy_installs": True, "other": 1, "tirith_path": "~/.local/bin/tirith"}
+    assert config["skills"] == {"external_dirs": ["/my/skills"]}
+    assert config["mcp_servers"] == {
+        "exa": {"url": "https://my.exa.example"},
+        "team-memory": {"url": "https://memory.example/mcp"},
+    }
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == USERS
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert backup.name in said
+    write_config(path, settings_for(tmp_path, model="other", mcp_servers=servers), Routes(MLFLOW, MLFLOW))
+    assert len(list(tmp_path.glob("*.bak"))) == 1
+    assert config_without_ours(yaml.safe_load(path.read_text())) == config_without_ours(config)
+
+
+def chain_of(path: Path) -> list[tuple[str, str]]:
+    return [(e["provider"], e["model"]) for e in yaml.safe_load(path.read_text())["fallback_providers"]]
+
+
+def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    one = settings_for(tmp_path, fallback_model=OPUS_4_7)
+    write_config(path, one, Routes(OPENAI, OPENAI, direct=False))
+    assert chain_of(path) == [("custom:databricks-gateway", OPUS_4_7)]
+    mine = [("custom:databricks-gateway", "haiku"), ("custom:databricks-direct", "my-finetune"), ("custom", OPUS_4_6)]
+    config = yaml.safe_load(path.read_text())
+    config["fallback_providers"] += [{"provider": provider, "model": model} for provider, model in mine]
+    config["fallback_providers"][-1] |= {"base_url": DIRECT, "key_env": "MY_KEY"}
+    config["custom_providers"].append({"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"})
+    path.write_text(dump(config))
+    for settings, routes in [
+        (one, Routes(OPENAI, OPENAI, direct=False)),
+        (settings_for(tmp_path), Routes(OPENAI, MLFLOW)),
+        (settings_for(tmp_path, model="m", fallback_model="f", token="new", gateway=""), Routes(DIRECT, DIRECT, direct=False)),
+    ]:
+        write_config(path, settings, routes)
+        ours = chain_of(path)[:-3]
+        assert chain_of(path)[-3:] == mine
+        assert ours == [(e["provider"], e["model"]) for e in _ours(settings, routes)[1]]
+        named = {e["name"]: e["api_key"] for e in yaml.safe_load(path.read_text())["custom_providers"]}
+        assert named.keys() >= {"databricks-gateway", "databricks-direct"}
+        assert set(named.values()) == {settings.token}
+    assert list(tmp_path.glob("*.bak")) == []
+
+
+def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("custom_providers:\n- name: databricks-gateway\n  base_url: https://mine.example\n  api_key: my-key\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert "my-key" in backup.read_text()
+
+
+def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
+    mine = {"provider": "custom", "model": OPUS_4_6, "base_url": "http://127.0.0.1:11434/v1", "api_key": "ollama"}
+    settings = settings_for(tmp_path, host="http://127.0.0.1:8080", gateway="")
+    config = merge_config({"fallback_providers": [mine]}, settings, Routes("http://127.0.0.1:8080/serving-endpoints", "x"))
+    assert config["fallback_providers"][-1] == mine
+
+
+def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    path.write_text(path.read_text().replace("custom_providers:\n", "custom_providers:\n# mine, within\n"))
+    write_config(path, settings_for(tmp_path, token="new"), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN.replace("custom_providers:\n", "custom_providers:\n# mine, within\n").replace(
+        TOKEN, "new"
+    )
+
+
+def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# head\na: &x [1, 2]  # one\nb: *x  # two\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
+
+
+@pytest.mark.fault("file")
+def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
+    real = tmp_path / "config.yaml"
+    write_config(real, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").symlink_to(real)
+        assert refresh_token(tmp_path / name / "config.yaml", name)
+    assert list(tmp_path.rglob("*.setup")) == [tmp_path / ".config.yaml.setup"]
+
+
+def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
+    moved = {"providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}, "mine": {"api": "https://mine.example"}}}
+    config = merge_config(moved, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert config["providers"] == {"mine": {"api": "https://mine.example"}}
+    assert [p["name"] for p in config["custom_providers"]] == ["databricks-gateway", "databricks-direct"]
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"model: [unclosed", b"- a\n- list\n", b"just text", b"42", b"\xff\xfe\x00", b"a: b: c", b"\ta: 1", b"a: *nowhere",
+        b"model: [1, 2]\n", b"custom_providers: {a: 1}\n", b"fallback_providers: text\n", b"when: 2020-13-45\n",
+        b"x: !!python/object:os.system {}\n",
+        b"{? [a]: 1, ? {b: c}: 2}", b"a: 1\n---\nb: 2\n", b"[" * 5000, b"x: " + b"9" * 5000,
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_config_is_kept_aside(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(raw)
+    said = write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (kept,) = tmp_path.glob("config.yaml.*.bak")
+    assert kept.read_bytes() == raw
+    assert kept.name in said
+    assert "\n" not in said
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize("raw", [b"", b"\n", b"# only a comment\n", b"--- {}\n", b"null\n"])
+def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(raw)
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert path.read_text().startswith("#") == raw.startswith(b"#")
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x\nmodel: {default: m}\n",
+        "{a: 1, model: {default: m}}\n",
+        "---\na: 1\n...\n",
+        "a: 1\na: 2\n",
+        "a: |\n  text\n  # no comment\nmodel: x",
+        "a: .nan\n",
+        "? [complex]\n: 1\n",
+        "a: 1\r\n# c\r\nmodel: x\r\n# d\r\nb: 2\r\n",
+        "\ufeffa: 1\n",
+        "'quoted key': 1\n12: x\n",
+    ],
+)
+def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
+    old, problem = _parse_config(text.encode())
+    if problem:
+        pytest.fail(problem) if "complex" not in text else None
+        return
+    new = merge_config(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    result = _render(text, old, new)
+    assert repr(yaml.safe_load(result)) == repr(new)
+    for comment in ("# c", "# d"):
+        assert (comment in result) == (comment in text)
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)),
+        "model: {default: [1], base_url: {}}\nfallback_providers: [{model: [1]}, 3, [], {provider: {}, model: {}}]\n",
+        "custom_providers: [{name: [1]}, 3, null]\nmcp_servers: [1]\nsecurity: 5\nproviders: [databricks-gateway]\n",
+    ],
+    ids=["recursive", "a billion laughs", "odd entries", "odd sections"],
+)
+def test_a_hostile_config_is_merged_in_time_and_settles(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert "written" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert refresh_token(path, "new")
+    assert path.read_text().count("new") == 3
+
+
+@pytest.mark.fault("file")
+def test_a_symlink_is_followed(tmp_path: Path) -> None:
+    real, link = tmp_path / "dotfiles" / "hermes.yaml", tmp_path / "config.yaml"
+    real.parent.mkdir()
+    real.write_text("memory: {}\n")
+    link.symlink_to(real)
+    write_config(link, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert link.is_symlink()
+    assert yaml.safe_load(real.read_text())["model"]["base_url"] == OPENAI
+    assert refresh_token(link, "new")
+    assert link.is_symlink()
+    assert real.read_text().count("new") == 3
+
+
+def test_a_refresh_changes_our_keys_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    mine = "# mine\n- name: mine\n  base_url: https://mine.example\n  api_key: " + TOKEN + "\n"
+    path.write_text(DESIGN.replace("custom_providers:\n", f"custom_providers:\n{mine}"))
+    before = path.read_text()
+    assert refresh_token(path, "new: 'token' #1")
+    expected = before.replace(f"api_key: {TOKEN}", "api_key: 'new: ''token'' #1'").replace(
+        mine.replace(TOKEN, "'new: ''token'' #1'"), mine
+    )
+    assert path.read_text() == expected
+    assert not refresh_token(path, "new: 'token' #1")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_model_that_the_user_took_elsewhere_keeps_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        DESIGN.replace(
+            f"base_url: {OPENAI}\n  api_key: {TOKEN}\ncustom", "base_url: https://mine.example\n  api_key: my-key\ncustom"
+        )
+    )
+    assert refresh_token(path, "new")
+    config = yaml.safe_load(path.read_text())
+    assert config["model"]["api_key"] == "my-key"
+    assert [p["api_key"] for p in config["custom_providers"]] == ["new", "new"]
+
+
+def test_a_migrated_config_is_refreshed(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    model = {"base_url": OPENAI, "api_key": "old"}
+    path.write_text(dump({"model": model, "providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}}}))
+    assert refresh_token(path, "new")
+    assert path.read_text().count("api_key: new") == 2
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize("text", [None, "", "model: [unclosed", "model: {api_key: mine}\n"])
+def test_a_config_that_is_not_ours_is_not_refreshed(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert not refresh_token(path, "new")
+    assert (path.read_text() if path.exists() else None) == text
+
+
+class Deep(yaml.SafeDumper):
+    """Writes lists as Hermes does."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+INDENTED = yaml.dump(yaml.safe_load(DESIGN), Dumper=Deep, sort_keys=False)
+
+
+@pytest.mark.parametrize("text", ["", INDENTED, "# mine\n" + INDENTED])
+def test_codas_rotator_reaches_every_key_after_a_setup(text: str, tmp_path: Path) -> None:
+    """Also where Hermes has written the file since, with its deeper lists."""
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    if text:
+        assert "\n    api_key: " in text
+        path.write_text(text)
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    rotated = re.sub(r"^  api_key: .*$", "  api_key: rotated", path.read_text(), flags=re.MULTILINE)
+    assert TOKEN not in rotated
+    assert rotated.count("rotated") == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        f"api_key: &tok {TOKEN}",
+        f"api_key: >-\n    {TOKEN}",
+        f"api_key: |-\n    {TOKEN}",
+        "api_key:",
+        f"api_key: !!str {TOKEN}",
+        f'"api_key": "{TOKEN}"',
+    ],
+)
+def test_a_refresh_survives_odd_yaml(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    tail = "mine: *tok\n" if "&tok" in odd else "mine: 1\n"
+    path.write_text(DESIGN.replace(f"api_key: {TOKEN}", odd, 1) + tail)
+    assert refresh_token(path, "new")
+    config = yaml.safe_load(path.read_text())
+    assert [config["model"]["api_key"], *(e["api_key"] for e in config["custom_providers"])] == ["new"] * 3
+    assert {k: v for k, v in config.items() if k != "mine"} == yaml.safe_load(DESIGN.replace(TOKEN, "new"))
+    assert not refresh_token(path, "new")
+
+
+@pytest.mark.fault("oversized values")
+def test_an_oversized_config_is_merged(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = "".join(f"key{n}: {{a: [1, 2, 3], b: text}}  # {n}\n" for n in range(3000))
+    path.write_text(text)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text().startswith(text)
+
+
+@pytest.mark.fault("disk full")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE of 200 bytes stands for the disk that fills up in mid-write."""
+    path = tmp_path / "config.yaml"
+    path.write_text(DESIGN)
+    code = f"""if True:
+        import resource, signal, sys
+        from pathlib import Path
+        from setup_hermes import refresh_token
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        try:
+            refresh_token(Path({str(path)!r}), "new")
+        except OSError as error:
+            sys.exit(error.strerror)
+    """
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stderr == "File too large\n"
+    assert path.read_text() == DESIGN
+    assert list(tmp_path.glob("*.tmp")) == []

@@ -1,0 +1,103 @@
+"""hermes/install.py: Hermes, its folders and its MCP servers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+import responses
+
+import setup_hermes
+from setup_hermes import main
+from tests.mocked import (
+    HOST,
+    TOKEN,
+    config_of,
+)
+
+
+def test_instructions_and_skills_of_coda(
+    env: dict[str, str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "coda"
+    checkout.mkdir()
+    (checkout / "CLAUDE.md").write_text("# Claude\nrules\n")
+    (home / ".claude" / "skills").mkdir(parents=True)
+    monkeypatch.setattr(setup_hermes, "__file__", str(checkout / "setup_hermes.py"))
+    assert main([], env | {"HERMES_PROVE": "false", "TEAM_MEMORY_MCP_URL": "https://memory.example/"}) == 0
+    instructions = home / ".hermes" / "HERMES.md"
+    assert instructions.read_text() == "# Hermes Agent on Databricks\nrules\n"
+    assert config_of(home)["mcp_servers"] == {"team-memory": {"url": "https://memory.example/mcp"}}
+    instructions.write_text("# mine")
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert instructions.read_text() == "# mine"
+    config = config_of(home)
+    assert config["skills"] == {"external_dirs": [str(home / ".claude" / "skills")]}
+    assert config["mcp_servers"] == {}
+
+
+@responses.activate
+def test_a_default_mcp_server_is_there_while_it_answers(env: dict[str, str], home: Path) -> None:
+    for name in ("DEEPWIKI_MCP_URL", "EXA_MCP_URL"):
+        del env[name]
+    env["HERMES_PROVE"] = "false"
+    responses.get("https://mcp.deepwiki.com/mcp", status=405)
+    responses.get("https://mcp.exa.ai/mcp", body=requests.ConnectTimeout("..."))
+    assert main([], env) == 0
+    assert config_of(home)["mcp_servers"] == {"deepwiki": {"url": "https://mcp.deepwiki.com/mcp"}}
+    responses.replace("GET", "https://mcp.deepwiki.com/mcp", body=requests.ConnectTimeout("..."))
+    responses.replace("GET", "https://mcp.exa.ai/mcp", status=200)
+    assert main([], env) == 0
+    assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://mcp.exa.ai/mcp"}}
+    assert main([], env | {"EXA_MCP_URL": "https://my.exa.example/?exaApiKey=k"}) == 0
+    assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://my.exa.example/?exaApiKey=k"}}
+
+
+def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "uv").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+
+
+@pytest.mark.parametrize("package", ["", "hermes-agent @ https://mirror.example/hermes.whl"])
+def test_install(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"'
+    fake_uv(tmp_path, monkeypatch, script)
+    monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
+    assert main([], {"HOME": str(tmp_path), "HERMES_PIP_URL": package}) == 0
+    expected = f"tool install --quiet --force {package or 'hermes-agent[mcp]==0.19.0'} --with mcp==1.26.0"
+    assert (tmp_path / "asked").read_text().strip() == expected
+    (tmp_path / "asked").unlink()
+    assert main([], {"HOME": str(tmp_path)}) == 0
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("script", ["exit 3", "exit 0"])
+def test_an_install_that_fails_is_exit_1(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_uv(tmp_path, monkeypatch, script)
+    assert main([], {"HOME": str(tmp_path), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, "_GATEWAY_RESOLVED": ""}) == 1
+    assert "could not be installed" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    assert main([], {"HOME": str(tmp_path), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, "_GATEWAY_RESOLVED": ""}) == 1
+    assert "uv is missing" in capsys.readouterr().err
+
+
+@pytest.mark.fault("file")
+def test_what_hermes_can_do_without_stops_nothing(
+    env: dict[str, str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "projects").touch()
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert capsys.readouterr().err.startswith("Left out: ")
+    (home / "projects").unlink()
+    (tmp_path / "CLAUDE.md").write_bytes(b"# Claude\n\xff\n")
+    monkeypatch.setattr(setup_hermes, "__file__", str(tmp_path / "setup_hermes.py"))
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert (home / ".hermes" / "HERMES.md").exists()

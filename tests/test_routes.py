@@ -1,0 +1,205 @@
+"""hermes/routes.py: which route is written, and what each answer means, with HTTP mocked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+import responses
+
+from hermes.routes import Answer, Prover
+from setup_hermes import main
+from tests.mocked import (
+    DIRECT,
+    FORBIDDEN,
+    HOST,
+    MLFLOW,
+    NOT_FOUND,
+    OPENAI,
+    OPUS_4_6,
+    OPUS_4_7,
+    OWN,
+    ROUTES,
+    TOKEN,
+    config_of,
+    serve,
+)
+from tests.test_utils import AZURE, AZURE_GATEWAY, ID
+
+
+@pytest.mark.parametrize(
+    ("served", "primary", "fallback", "direct", "asked"),
+    [
+        ([(OPENAI, OPUS_4_7), (OPENAI, OPUS_4_6), (DIRECT, OPUS_4_6)], OPENAI, OPENAI, True, 3),
+        ([(OPENAI, OPUS_4_7), (OPENAI, OPUS_4_6)], OPENAI, OPENAI, False, 3),
+        ([(OPENAI, OPUS_4_7), (DIRECT, OPUS_4_6)], OPENAI, DIRECT, True, 5),
+        ([(MLFLOW, OPUS_4_7), (MLFLOW, OPUS_4_6), (DIRECT, OPUS_4_6)], MLFLOW, MLFLOW, True, 4),
+        ([(OWN, OPUS_4_7), (OWN, OPUS_4_6)], OWN, OWN, False, 5),
+        ([(DIRECT, OPUS_4_7), (DIRECT, OPUS_4_6)], DIRECT, DIRECT, True, 5),
+        ([(OPENAI, OPUS_4_7), (MLFLOW, OPUS_4_6)], OPENAI, MLFLOW, False, 4),
+        ([(OPENAI, OPUS_4_6), (DIRECT, OPUS_4_6)], OPENAI, OPENAI, True, 7),
+        ([], OPENAI, OPENAI, False, 9),
+    ],
+)
+@responses.activate
+def test_the_first_route_that_answers_is_written(
+    served: list[tuple[str, str]], primary: str, fallback: str, direct: bool, asked: int, env: dict[str, str], home: Path
+) -> None:
+    serve(*served)
+    assert main([], env) == 0
+    config = config_of(home)
+    assert config["model"] == {"default": OPUS_4_7, "provider": "custom", "base_url": primary, "api_key": TOKEN}
+    urls = {f"custom:{p['name']}": p["base_url"] for p in config["custom_providers"]}
+    chain = [(urls[e["provider"]], e["model"]) for e in config["fallback_providers"]]
+    assert chain == list(dict.fromkeys([(primary, OPUS_4_7), (fallback, OPUS_4_6), *([(DIRECT, OPUS_4_6)] if direct else [])]))
+    assert all(p["api_key"] == TOKEN for p in config["custom_providers"])
+    assert all(e.keys() == {"provider", "model"} for e in config["fallback_providers"])
+    assert len(responses.calls) == asked
+
+
+@responses.activate
+def test_without_a_gateway_everything_is_direct(env: dict[str, str], home: Path) -> None:
+    serve((DIRECT, OPUS_4_6))
+    assert main([], env | {"_GATEWAY_RESOLVED": "", "HERMES_MODEL": OPUS_4_6}) == 0
+    config = config_of(home)
+    assert config["model"]["base_url"] == DIRECT
+    assert [p["name"] for p in config["custom_providers"]] == ["databricks-direct"]
+    assert config["fallback_providers"] == [{"provider": "custom:databricks-direct", "model": OPUS_4_6}]
+
+
+@pytest.mark.parametrize(("gateway", "expected"), [(AZURE_GATEWAY, OPENAI), ("", DIRECT)])
+@responses.activate
+def test_unasked_the_default_is_written(gateway: str, expected: str, env: dict[str, str], home: Path) -> None:
+    assert main([], env | {"HERMES_PROVE": "false", "_GATEWAY_RESOLVED": gateway}) == 0
+    assert config_of(home)["model"]["base_url"] == expected
+    assert len(responses.calls) == 0
+
+
+@pytest.mark.fault("gateway")
+@pytest.mark.parametrize(
+    ("status", "body", "meaning", "serves"),
+    [
+        (200, '{"choices": []}', "serves the model", True),
+        (200, "<html>log in", "<html>log in", None),
+        (200, '{"error_code": "NOPE", "message": "no"}', "no", None),
+        (400, f"you sent Bearer {TOKEN} \x1b[31m", "you sent Bearer *** [31m", None),
+        (400, "x" * 110 + TOKEN, "x" * 110 + "***", None),
+        (429, '{"error_code": "REQUEST_LIMIT_EXCEEDED"}', "serves the model (busy now: rate limited)", True),
+        (404, '{"error_code": "ENDPOINT_NOT_FOUND"}', "not served here", False),
+        (404, "<html>", "not served here", False),
+        (404, '{"error_code": "FEATURE_DISABLED", "message": "no"}', "AI Gateway is not enabled for this workspace", False),
+        (400, '{"error_code": "FEATURE_DISABLED", "message": "no"}', "AI Gateway is not enabled for this workspace", False),
+        (401, "", "token rejected or not permitted", None),
+        (403, "{}", "token rejected or not permitted", None),
+        (400, '{"message": "max_tokens is\\nnot supported"}', "max_tokens is not supported", None),
+        (400, '{"error": {"message": "nested"}}', "nested", None),
+        (500, '{"error": "text"}', "text", None),
+        (500, "[1, 2]", "[1, 2]", None),
+        (503, "", "no message", None),
+        (302, "", "no message", None),
+        (500, "x" * 5000, "x" * 120, None),
+    ],
+)
+@responses.activate
+def test_what_an_answer_means(status: int, body: str, meaning: str, serves: bool | None) -> None:
+    responses.post(f"{OPENAI}/chat/completions", body=body, status=status, headers={"Location": "https://login.example"})
+    prover = Prover(TOKEN)
+    assert prover.serves(OPENAI, OPUS_4_7) is serves
+    assert prover.answers == [Answer(OPUS_4_7, OPENAI, f"HTTP {status}", meaning, serves)]
+    assert len(responses.calls) == 1
+
+
+@pytest.mark.fault("network")
+@responses.activate
+def test_a_dead_host_is_not_asked_twice(env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve((OWN, OPUS_4_7), (OWN, OPUS_4_6))
+    responses.replace("POST", f"{OPENAI}/chat/completions", body=requests.ConnectTimeout("..."))
+    assert main([], env) == 0
+    asked = [str(call.request.url) for call in responses.calls]
+    assert sum(AZURE_GATEWAY in url for url in asked) == 1
+    assert config_of(home)["model"]["base_url"] == OWN
+
+
+@pytest.mark.fault("token")
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        (NOT_FOUND, f"This workspace serves {OPUS_4_6}: set HERMES_MODEL to one of them."),
+        (FORBIDDEN, "check DATABRICKS_TOKEN"),
+    ],
+)
+@responses.activate
+def test_nothing_proved_is_said_and_the_default_stays(
+    otherwise: tuple[int, object], said: str, env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(otherwise=otherwise)
+    assert main([], env) == 0
+    output = capsys.readouterr()
+    assert said in output.err
+    assert all(f"{name}: " in output.err for name in ("gateway", "workspace"))
+    for route in ("gateway /openai", "gateway /mlflow/v1", "workspace /ai-gateway/mlflow/v1", "workspace /serving-endpoints"):
+        assert f"{OPUS_4_7}  {route} " in output.err
+    assert "NOT PROVED" in output.out
+    assert config_of(home)["model"]["base_url"] == OPENAI
+    assert TOKEN not in output.out + output.err
+
+
+ODD = (400, {"message": "max_tokens is not supported"})
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        (ODD, f"No route gave {OPUS_4_7} a clear yes"),
+        (requests.ConnectTimeout("..."), "Nothing answered (timed out): check DATABRICKS_HOST"),
+        (
+            OSError("Could not find a suitable TLS CA certificate bundle"),
+            "Nothing answered (connection: Could not find a suitable TLS",
+        ),
+    ],
+)
+@responses.activate
+def test_check_says_what_to_do(
+    otherwise: tuple[int, object] | Exception, said: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(otherwise, tuple):
+        serve(otherwise=otherwise)
+    else:
+        for url in ROUTES:
+            responses.post(f"{url}/chat/completions", body=otherwise)
+    assert main(["--check"], env) == 1
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+@responses.activate
+def test_only_chat_models_that_are_ready_are_named() -> None:
+    ready, model = {"ready": "READY"}, "llm/v1/chat"
+    listed = [
+        {"name": "b", "task": model, "state": ready},
+        {"name": "starting", "task": model, "state": {"ready": "NOT_READY"}},
+        {"name": "embeds", "task": "llm/v1/embeddings", "state": ready},
+        {"name": "a", "task": model, "state": ready},
+    ]
+    responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
+    assert Prover(TOKEN).chat_models(HOST) == ["a", "b"]
+    sent = responses.calls[0].request
+    assert sent.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert sent.req_kwargs["timeout"] == (2.0, 20.0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("odd", ["[]", "{}", '{"endpoints": [1]}', '{"endpoints": [{"task": "llm/v1/chat"}]}', "<html>"])
+@responses.activate
+def test_a_list_of_models_that_cannot_be_read_is_empty(odd: str) -> None:
+    responses.get(f"{HOST}/api/2.0/serving-endpoints", body=odd)
+    assert Prover(TOKEN).chat_models(HOST) == []
+
+
+@pytest.mark.fault("token")
+@responses.activate
+def test_netrc_does_not_replace_the_token(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text(f"machine {AZURE} login token password other\nmachine {ID} login a password b")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    serve((DIRECT, OPUS_4_7))
+    assert main([], env) == 0
+    assert all(call.request.headers["Authorization"] == f"Bearer {TOKEN}" for call in responses.calls)

@@ -1,0 +1,1 @@
+"""The app: Hermes in a terminal in its owner's browser."""

@@ -1,0 +1,68 @@
+"""What the app is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes.settings import SettingError, read_flag, read_home
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for, checked."""
+
+    home: Path  # where Hermes and its config live
+    name: str  # the app's on Databricks Apps, "" on a laptop
+    owner: str  # `APP_OWNER`, or ""
+    port: int
+    limit: int  # terminals at most
+    hermes: bool  # whether it is wanted
+    env: dict[str, str] = field(repr=False)  # for the setup, with all its credentials
+
+    @property
+    def config(self) -> Path:
+        """Hermes's config."""
+        return self.home / ".hermes" / "config.yaml"
+
+    @property
+    def shell_env(self) -> dict[str, str]:
+        """The terminal's environment: without the service principal, whose id alone would only mislead databricks-sdk."""
+        env = {k: v for k, v in self.env.items() if k not in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")}
+        # A question for the cursor's position takes a way over the network that prompt_toolkit does not wait for.
+        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        env["PATH"] = os.pathsep.join([str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)])
+        return {"LANG": "C.UTF-8"} | env
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Read and check the app's settings.
+
+    Arguments:
+        env: the environment.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingError: for the first one that cannot be used.
+    """
+
+    def number(name: str, default: int, most: int) -> int:
+        text = env.get(name, "").strip() or str(default)
+        if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= most):
+            raise SettingError(f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}")
+        return int(text)
+
+    home = read_home(env)
+    return Settings(
+        home=home,
+        name=env.get("DATABRICKS_APP_NAME", "").strip(),
+        owner=env.get("APP_OWNER", "").strip(),
+        port=number("DATABRICKS_APP_PORT", 8000, 65535),
+        limit=number("MAX_CONCURRENT_SESSIONS", 5, 100),
+        hermes=read_flag(env, "ENABLE_HERMES"),
+        env={**env, "HOME": str(home)},
+    )

@@ -1,0 +1,55 @@
+"""Login, who created the app, and the token kept fresh."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hermes.config import refresh_token
+from hermes.settings import sdk_config
+from webapp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL = 2.0  # seconds between two looks at the token, and at Hermes's config
+
+
+def connect(settings: Settings) -> Callable[[], str]:
+    """Log in; what comes back gives the current token, which databricks-sdk renews 20 minutes before its end."""
+    config = sdk_config(settings.env, settings.home, timeout=20)
+    return lambda: str(config.authenticate()["Authorization"]).removeprefix("Bearer ")
+
+
+def find_creator(settings: Settings) -> str | None:
+    """Ask the Apps API who created this app."""
+    from databricks.sdk import WorkspaceClient
+
+    return WorkspaceClient(config=sdk_config(settings.env, settings.home, timeout=20)).apps.get(settings.name).creator
+
+
+def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
+
+    Arguments:
+        config: Hermes's config; nothing is asked for while there is none.
+        login: gives what gives the current token; called again after an error.
+        sleep: waits that many seconds.
+    """
+    ask, done, pause = None, None, POLL
+    while True:
+        try:
+            if config.exists():
+                ask = ask or login()
+                # The file's time too, taken before we write: whoever writes it may put an old token back.
+                now = ask(), config.stat().st_mtime_ns
+                if now != done:
+                    refresh_token(config, now[0])
+                    done = now
+            pause = POLL
+        except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
+            ask, pause = None, min(2 * pause, 60.0)
+            reason = (str(error).splitlines() or [""])[0].split(". Config:")[0][:200]
+            log.warning("No fresh token (%s: %s). Trying again in %.0f s.", type(error).__name__, reason, pause)
+        sleep(pause)
