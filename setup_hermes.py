@@ -63,7 +63,8 @@ def _setup(settings: Settings) -> int:
         return 0
     prover = Prover(settings.token) if settings.prove else None
     routes = choose_routes(settings, prover)
-    print(f"Gateway:   {settings.gateway or 'none that answers'}")
+    print(settings.origin or f"Workspace: {settings.host}")
+    print(f"Gateway:   {f'{settings.gateway} ({settings.gateway_origin})' if settings.gateway else 'none that answers'}")
     for label, model, url in (
         ("Model:   ", settings.model, routes.primary),
         ("Fallback:", settings.fallback_model, routes.fallback),
@@ -72,8 +73,9 @@ def _setup(settings: Settings) -> int:
         print(f"{label}  {model} on {url} ({proved})")
     settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
     path = settings.home / ".hermes" / "config.yaml"
-    print(f"Config:    {path} {write_config(path, settings, routes)}")
-    if prover and not prover.serves(routes.primary, settings.model):
+    served = None if prover is None else prover.serves(routes.primary, settings.model) is True
+    print(f"Config:    {path} {write_config(path, settings, routes, served)}")
+    if prover and not served:
         print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
     return 0
 
@@ -85,6 +87,8 @@ def _check(settings: Settings) -> int:
         return 1
     prover = Prover(settings.token)
     routes = choose_routes(settings, prover)
+    if settings.origin:
+        print(settings.origin)
     print(table(settings, prover.answers))
     if prover.serves(routes.primary, settings.model):
         print(f"OK: {settings.model} answers on {routes.primary}.")

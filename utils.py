@@ -17,6 +17,18 @@ import requests
 # Azure: adb-<workspace-id>.<shard>.azuredatabricks.net; GCP: <workspace-id>.<shard>.gcp.databricks.com. AWS hosts hold no id.
 # Source: https://docs.databricks.com/en/workspace/workspace-details.html
 _HOST_WITH_ID = re.compile(r"adb-([0-9]{1,20})\.[0-9]+\.azuredatabricks\.net|([0-9]{1,20})\.[0-9]+\.gcp\.databricks\.com")
+# Databricks' domains, each a cloud of its own, and the host of a workspace's AI Gateway there. The sovereign clouds have
+# none that is known. Azure's shard is always 0 here: another one is set with `DATABRICKS_GATEWAY_HOST`.
+_CLOUDS = {
+    "azuredatabricks.net": "{}.0.ai-gateway.azuredatabricks.net",
+    "gcp.databricks.com": "{}.ai-gateway.gcp.databricks.com",
+    "databricks.com": "{}.ai-gateway.cloud.databricks.com",
+    "azuredatabricks.us": "",
+    "databricks.azure.us": "",
+    "databricks.azure.cn": "",
+    "databricks.us": "",
+    "databricks.mil": "",
+}
 _HOST_NAME = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAMESPACE = re.compile(r"(/openai(/v1)?|/mlflow(/v1)?|/anthropic(/v1)?|/gemini(/v1(beta)?)?)?(/chat/completions)?/*$")
 
@@ -117,6 +129,8 @@ def get_gateway_host(env: Mapping[str, str] | None = None) -> str:
     host = env.get("DATABRICKS_HOST", "")
     workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip() or _derive_workspace_id_from_host(host)
     candidate = _build_gateway_candidate(workspace_id, host)
+    if not candidate and re.fullmatch("[0-9]{1,20}", workspace_id):
+        _warn(f"No AI Gateway is known for {_shown(host)}: set DATABRICKS_GATEWAY_HOST if there is one.")
     return candidate if candidate and _probe_gateway(candidate) else ""
 
 
@@ -157,20 +171,29 @@ def _build_gateway_candidate(workspace_id: str, host: str | None) -> str:
         host: the workspace's host, which tells the cloud.
 
     Returns:
-        The Azure, the GCP or, for any other host, the AWS form; "" where the id is not made of digits.
-        Azure's shard is always 0 here: another one is set with `DATABRICKS_GATEWAY_HOST`.
+        The form of the host's own cloud, AWS's where there is no host; "" where the id is not made of digits, and for a
+        host that is in none of these clouds: a token must not leave its cloud.
     """
     if not re.fullmatch("[0-9]{1,20}", workspace_id):
         return ""
+    gateway = _CLOUDS.get(cloud_of(host) if (host or "").strip() else "databricks.com", "")
+    return gateway and f"https://{gateway.format(workspace_id)}"
+
+
+def cloud_of(url: str | None) -> str:
+    """Tell in which of Databricks' clouds a host is.
+
+    Arguments:
+        url: a workspace's or a gateway's, in any form that a setting takes.
+
+    Returns:
+        The domain that it is below, such as `azuredatabricks.net`; "" for a host that is not Databricks'.
+    """
     try:
-        name = urlsplit(clean_url("host", host or "")).hostname or ""
+        name = urlsplit(clean_url("host", url or "")).hostname or ""
     except ValueError:
-        name = ""
-    if name.endswith(".azuredatabricks.net"):
-        return f"https://{workspace_id}.0.ai-gateway.azuredatabricks.net"
-    if name.endswith(".gcp.databricks.com"):
-        return f"https://{workspace_id}.ai-gateway.gcp.databricks.com"
-    return f"https://{workspace_id}.ai-gateway.cloud.databricks.com"
+        return ""
+    return next((domain for domain in _CLOUDS if name.endswith(f".{domain}")), "")
 
 
 def _probe_gateway(url: str, timeout: float = 2.0) -> bool:

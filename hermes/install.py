@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hermes.settings import MCP_DEFAULTS
+from hermes.settings import HERMES, MCP_DEFAULTS
 from utils import adapt_instructions_file, unreachable
 
 MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
@@ -29,6 +29,8 @@ def install_hermes(home: Path, package: str) -> bool:
     binary = home / ".local" / "bin" / "hermes"
     if binary.exists():
         print(f"Hermes:    {binary}")
+        if package != HERMES:
+            print(f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {binary}, and run this again.")
         return True
     uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else [shutil.which("uv") or ""]
     if not uv[-1]:

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from utils import clean_gateway, clean_url, ensure_https, get_gateway_host
+from utils import clean_gateway, clean_url, cloud_of, ensure_https, get_gateway_host
 
 HERMES = "hermes-agent[mcp]==0.19.0"
 MCP_DEFAULTS = {
@@ -36,6 +37,8 @@ class Settings:
     host: str
     token: str = field(repr=False)
     gateway: str
+    origin: str  # a line that says where the host is from, if it was not given
+    gateway_origin: str
     model: str
     fallback_model: str
     prove: bool
@@ -81,13 +84,13 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     if package.startswith("-") or re.search(r"//[^/]*@", package):
         raise SettingError("HERMES_PIP_URL: it starts with '-' or holds user info; expected a package, a path or a plain URL")
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
-    memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/")
+    memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
     try:
         for key, url in [*((MCP_DEFAULTS[name][0], url) for name, url in servers.items()), ("TEAM_MEMORY_MCP_URL", memory)]:
             clean_url(key, url)
         host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
-        clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
+        explicit = clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
         clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
     except ValueError as error:
         raise SettingError(str(error)) from None
@@ -95,7 +98,11 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
         raise SettingError(f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits")
     prove = read_flag(env, "HERMES_PROVE")
-    host, token = _find_credentials(env, home, host)
+    model = _read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7")
+    fallback_model = _read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6")
+    host, token, origin = _find_credentials(env, home, host)
+    if re.fullmatch(r"""(["']).*\1""", token):
+        raise SettingError("DATABRICKS_TOKEN: it is in quotes (not shown); expected the plain token")
     if not re.fullmatch("[!-~]*", token):
         raise SettingError("DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token")
     if token and not host:
@@ -104,18 +111,40 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         )
     # The host as it was given, since it may hold the id in `?o=`.
     given = {**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or host}
+    gateway = clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(given)) if token else ""
+    # The token goes to its own workspace, to a gateway of the same cloud, or where somebody says so.
+    elsewhere = gateway not in ("", explicit) and urlsplit(gateway).netloc != urlsplit(host).netloc
+    if elsewhere and not (cloud_of(host) and cloud_of(gateway) == cloud_of(host)):
+        raise SettingError(
+            f"_GATEWAY_RESOLVED: {gateway!r} is in another cloud than {host}; expected DATABRICKS_GATEWAY_HOST to say so"
+        )
+    if "_GATEWAY_RESOLVED" in env:
+        source = "found by a parent process"
+    elif gateway == explicit:
+        source = "from DATABRICKS_GATEWAY_HOST, not probed"
+    else:
+        source = f"derived from {'DATABRICKS_WORKSPACE_ID' if workspace_id else 'DATABRICKS_HOST'}; it answered"
     return Settings(
         home=home,
         host=host,
         token=token,
-        gateway=clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(given)) if token else "",
-        model=env.get("HERMES_MODEL", "").strip() or "databricks-claude-opus-4-7",
-        fallback_model=env.get("HERMES_FALLBACK_MODEL", "").strip() or "databricks-claude-opus-4-6",
+        gateway=gateway,
+        origin=origin,
+        gateway_origin=source,
+        model=model,
+        fallback_model=fallback_model,
         prove=prove,
         package=package,
         mcp_servers={name: ensure_https(url) for name, url in servers.items()}
         | ({"team-memory": f"{ensure_https(memory)}/mcp"} if memory else {}),
     )
+
+
+def _read_model(env: Mapping[str, str], name: str, default: str) -> str:
+    model = env.get(name, "").strip() or default
+    if not model.isprintable() or " " in model:
+        raise SettingError(f"{name}: {model[:100]!r} will not do; expected one model's name, without spaces")
+    return model
 
 
 def read_home(env: Mapping[str, str]) -> Path:
@@ -151,28 +180,33 @@ def _account_home() -> Path:
         raise SettingError("HOME: it is not set, and this account has no home; expected a directory of yours") from None
 
 
-def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str]:
-    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed."""
+def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str, str]:
+    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
+
+    Returns:
+        The URL, the token, and a line that says where the URL is from if it was not given.
+    """
     token = env.get("DATABRICKS_TOKEN", "").strip()
     if token and host:
-        return host, token
+        return host, token, ""
     try:
         config = sdk_config(env, home, timeout=5)
         kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
         found = clean_url("host in ~/.databrickscfg", config.host or "")
     except ImportError:
-        return host, token
+        return host, token, ""
     except SettingError:
         raise
     except ValueError as error:
         reason = " ".join(str(error).split(". Config:")[0].split())
         if "cannot configure default credentials" not in reason:
             print(f"databricks-sdk found no token: {reason[:200]}", file=sys.stderr)
-        return host, token
+        return host, token, ""
     except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
         print(f"databricks-sdk found no token: {type(error).__name__}", file=sys.stderr)
-        return host, token
-    return host or found, token or (fresh if kind == "Bearer" else "")
+        return host, token, ""
+    origin = "" if host else f"{found} is from profile {config.profile or 'DEFAULT'} in {_profiles(env, home)[0]}"
+    return host or found, token or (fresh if kind == "Bearer" else ""), origin
 
 
 def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
@@ -188,7 +222,8 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
 
     Raises:
         ImportError: where databricks-sdk is not installed.
-        SettingError: where `DATABRICKS_CONFIG_PROFILE` is of another workspace, whose token must not go to this one.
+        SettingError: where `DATABRICKS_CONFIG_PROFILE` is not there, or is of another workspace, whose token must not go to
+            this one; and where no workspace is named, but there are profiles.
         ValueError: where there are no credentials; the SDK raises more of its own.
     """
     from databricks.sdk.core import Config as SdkConfig
@@ -210,15 +245,31 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
     """The profile for a host: the SDK itself reads none once a host is given, and takes a named one for any host."""
     named = env.get("DATABRICKS_CONFIG_PROFILE") or None
-    if not host or env.get("DATABRICKS_CLIENT_SECRET"):
+    if env.get("DATABRICKS_CLIENT_SECRET"):
         return named
+    file, hosts = _profiles(env, home)
+    known = ", ".join(hosts) or "none, as there is no profile in it"
+    if named and named not in hosts:
+        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is not in {file}; expected {known}")
+    if named and host and hosts[named] not in ("", host):
+        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]}; expected one of {host}")
+    if not named and not host and hosts and not hosts.get("DEFAULT"):
+        raise SettingError(
+            f"DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of {file} ({known}), or DATABRICKS_HOST"
+        )
+    return named or next((name for name, url in hosts.items() if url and url == host), None)
+
+
+def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, str]]:
+    """The file of the Databricks CLI's profiles, and each one's workspace; "" where that cannot be read."""
+    path = Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
     file = configparser.ConfigParser(interpolation=None)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
-        file.read(Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser())
+        file.read(path)
     hosts = {}
-    for name in ("DEFAULT", *file.sections()):
-        with contextlib.suppress(ValueError):
+    for name in [*(["DEFAULT"] if file.defaults() else []), *file.sections()]:
+        try:
             hosts[name] = clean_url(name, file[name].get("host", ""))
-    if named and hosts.get(named, host) != host:
-        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]}; expected one of {host}")
-    return named or next((name for name, url in hosts.items() if url == host), None)
+        except ValueError:
+            hosts[name] = ""
+    return path, hosts

@@ -11,7 +11,9 @@ import requests
 import responses
 import yaml
 
-from hermes.config import OURS
+from hermes.merge import DIRECT as DIRECT_NAME
+from hermes.merge import GATEWAY, SECOND, Config, is_our_name, merge_config, url_of
+from hermes.routes import Routes
 from hermes.settings import Settings
 from tests.test_utils import AZURE, AZURE_GATEWAY
 
@@ -30,6 +32,7 @@ ROUTES = [OPENAI, MLFLOW, OWN, DIRECT]
 OPUS_4_7, OPUS_4_6 = "databricks-claude-opus-4-7", "databricks-claude-opus-4-6"
 
 
+EVENT = 'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n'
 NOT_FOUND = (404, {"error_code": "ENDPOINT_NOT_FOUND", "message": "The given endpoint does not exist."})
 
 
@@ -47,10 +50,11 @@ def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -
     def answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
         body = yaml.safe_load(request.body or "")
-        assert body["max_tokens"] == 1
+        assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
         base_url = str(request.url).removesuffix("/chat/completions")
-        status, text = (200, {"choices": []}) if (base_url, body["model"]) in served else otherwise
-        return status, {}, json.dumps(text)
+        if (base_url, body["model"]) in served:
+            return 200, {}, EVENT
+        return otherwise[0], {}, json.dumps(otherwise[1])
 
     for url in ROUTES:
         responses.add_callback("POST", f"{url}/chat/completions", callback=answer)
@@ -67,6 +71,8 @@ def settings_for(home: Path, **more: Any) -> Settings:
         host=HOST,
         token=TOKEN,
         gateway=AZURE_GATEWAY,
+        origin="",
+        gateway_origin="",
         model=OPUS_4_7,
         fallback_model=OPUS_4_6,
         prove=True,
@@ -102,9 +108,22 @@ security:
 """
 
 
+OURS = (GATEWAY, DIRECT_NAME, SECOND)
+
+
+def merged(existing: Config, settings: Settings, routes: Routes) -> Config:
+    """What setup makes of a config, without what it has to remember."""
+    return merge_config(existing, settings, routes)[0]
+
+
+def is_ours(entry: dict[str, Any]) -> bool:
+    """Whether a provider has one of our names and a route of this workspace."""
+    return is_our_name(entry["name"]) and url_of(entry) in ROUTES
+
+
 def config_without_ours(config: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in config.items() if k != "model"}
-    rest["custom_providers"] = [p for p in config["custom_providers"] if p["name"] not in OURS]
+    rest["custom_providers"] = [p for p in config["custom_providers"] if not is_ours(p)]
     ours = {f"custom:{name}" for name in OURS}
     rest["fallback_providers"] = [e for e in config["fallback_providers"] if e["provider"] not in ours]
     return rest

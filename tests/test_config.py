@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import re
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from hermes.config import _ours, _parse_config, _render, dump, merge_config, refresh_token, write_config
+from hermes.config import _parse_config, _render, dump, refresh_token, write_config
+from hermes.merge import url_of
 from hermes.routes import Routes
 from tests.conftest import ROOT
 from tests.mocked import (
     DESIGN,
     DIRECT,
+    HOST,
     MLFLOW,
     OPENAI,
     OPUS_4_6,
     OPUS_4_7,
     TOKEN,
     config_without_ours,
+    merged,
     settings_for,
 )
 
@@ -132,7 +140,8 @@ def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path:
         write_config(path, settings, routes)
         ours = chain_of(path)[:-3]
         assert chain_of(path)[-3:] == mine
-        assert ours == [(e["provider"], e["model"]) for e in _ours(settings, routes)[1]]
+        remembered = json.loads((tmp_path / ".config.yaml.setup").read_text())
+        assert ours == [(e["provider"], e["model"]) for e in remembered["fallback_providers"]]
         named = {e["name"]: e["api_key"] for e in yaml.safe_load(path.read_text())["custom_providers"]}
         assert named.keys() >= {"databricks-gateway", "databricks-direct"}
         assert set(named.values()) == {settings.token}
@@ -150,7 +159,7 @@ def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
 def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
     mine = {"provider": "custom", "model": OPUS_4_6, "base_url": "http://127.0.0.1:11434/v1", "api_key": "ollama"}
     settings = settings_for(tmp_path, host="http://127.0.0.1:8080", gateway="")
-    config = merge_config({"fallback_providers": [mine]}, settings, Routes("http://127.0.0.1:8080/serving-endpoints", "x"))
+    config = merged({"fallback_providers": [mine]}, settings, Routes("http://127.0.0.1:8080/serving-endpoints", "x"))
     assert config["fallback_providers"][-1] == mine
 
 
@@ -184,7 +193,7 @@ def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
 
 def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
     moved = {"providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}, "mine": {"api": "https://mine.example"}}}
-    config = merge_config(moved, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = merged(moved, settings_for(tmp_path), Routes(OPENAI, OPENAI))
     assert config["providers"] == {"mine": {"api": "https://mine.example"}}
     assert [p["name"] for p in config["custom_providers"]] == ["databricks-gateway", "databricks-direct"]
 
@@ -242,7 +251,7 @@ def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
     if problem:
         pytest.fail(problem) if "complex" not in text else None
         return
-    new = merge_config(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    new = merged(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
     result = _render(text, old, new)
     assert repr(yaml.safe_load(result)) == repr(new)
     for comment in ("# c", "# d"):
@@ -406,3 +415,278 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert done.stderr == "File too large\n"
     assert path.read_text() == DESIGN
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+# --- Whose token goes where ---------------------------------------------------------------------------------------------
+
+OTHER = "https://adb-2.7.azuredatabricks.net"
+THERE = f"{OTHER}/serving-endpoints"
+
+
+def providers_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {e["name"]: e for e in yaml.safe_load(path.read_text())["custom_providers"]}
+
+
+def test_a_change_of_workspace_takes_no_token_along(tmp_path: Path) -> None:
+    """The user's entry keeps the old workspace's provider in the file, with the old workspace's key."""
+    path = tmp_path / "config.yaml"
+    old = settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a")
+    write_config(path, old, Routes(THERE, THERE))
+    config = yaml.safe_load(path.read_text())
+    config["fallback_providers"].append({"provider": "custom:databricks-direct", "model": "mine"})
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert {(e["base_url"], e["api_key"]) for e in providers_of(path).values()} == {
+        (THERE, "token-of-a"),
+        (OPENAI, TOKEN),
+        (DIRECT, TOKEN),
+    }
+    assert providers_of(path)["databricks-direct"]["base_url"] == THERE
+    chain = yaml.safe_load(path.read_text())["fallback_providers"]
+    assert [e["provider"] for e in chain[2:]] == ["custom:databricks-direct-2", "custom:databricks-direct"]
+    assert refresh_token(path, "new", HOST)
+    assert {(e["base_url"], e["api_key"]) for e in providers_of(path).values()} == {
+        (THERE, "token-of-a"),
+        (OPENAI, "new"),
+        (DIRECT, "new"),
+    }
+
+
+def test_a_provider_of_the_old_workspace_that_nobody_names_goes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"), Routes(THERE, THERE))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+def test_a_token_of_another_workspace_is_not_brought_in(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert not refresh_token(path, "of-the-other", OTHER)
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.parametrize("name", ["databricks-direct", "databricks-gateway", "databricks-fallback"])
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_a_users_provider_with_a_name_of_ours_is_theirs(name: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    url = "https://llm.elsewhere.example/v1"
+    theirs: Any = [{"name": name, "base_url": url, "api_key": "their-key"}]
+    if form == "providers":
+        theirs = {name: {"api": url, "api_key": "their-key"}}
+    path.write_text(dump({form: theirs, "fallback_providers": [{"provider": f"custom:{name}", "model": "theirs"}]}))
+    for token in (TOKEN, "second"):
+        write_config(path, settings_for(tmp_path, token=token), Routes(OPENAI, MLFLOW))
+        refresh_token(path, f"{token}-new", HOST)
+        config = yaml.safe_load(path.read_text())
+        there = config[form][0] if form == "custom_providers" else config[form][name]
+        assert there == (theirs[0] if form == "custom_providers" else theirs[name])
+        ours = {url_of(e): e["api_key"] for e in config["custom_providers"] if url_of(e) != url}
+        assert ours == dict.fromkeys([OPENAI, MLFLOW, DIRECT], f"{token}-new")
+        assert config["fallback_providers"][-1] == {"provider": f"custom:{name}", "model": "theirs"}
+        names = {url_of(e): e["name"] for e in config["custom_providers"]}
+        assert config["fallback_providers"][0]["provider"] == f"custom:{names[OPENAI]}"
+
+
+def test_without_a_memory_only_databricks_own_hosts_get_the_token(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    elsewhere = {"name": "databricks-direct", "base_url": "https://llm.elsewhere.example/v1", "api_key": "their-key"}
+    ours = {"name": "databricks-gateway", "base_url": OPENAI, "api_key": "old"}
+    path.write_text(dump({"custom_providers": [elsewhere, ours]}))
+    assert refresh_token(path, "new")
+    assert [e["api_key"] for e in providers_of(path).values()] == ["their-key", "new"]
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("api_key: *k", "api_key: &k their-key"),
+        ("<<: *b", "<<: &b {api_key: their-key}"),
+        ("<<: *b\n  api_key: old", "<<: &b {api_key: their-key}"),
+    ],
+)
+def test_a_key_that_is_shared_by_an_anchor_becomes_two(ours: str, theirs: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    mine = f"custom_providers:\n- name: mine\n  base_url: https://mine.example\n  {theirs}\n"
+    text = DESIGN.replace("custom_providers:\n", mine).replace(
+        f"base_url: {DIRECT}\n  api_key: {TOKEN}", f"base_url: {DIRECT}\n  {ours}"
+    )
+    path.write_text(text)
+    assert refresh_token(path, "new", HOST)
+    assert {name: e["api_key"] for name, e in providers_of(path).items()} == {
+        "mine": "their-key",
+        "databricks-gateway": "new",
+        "databricks-direct": "new",
+    }
+    # Where the entry has a key of its own, that is all that changes.
+    assert [b.read_text() for b in tmp_path.glob("*.bak")] == ([] if "old" in ours else [text])
+    assert not refresh_token(path, "new", HOST)
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("odd", ["fallback_providers: ''\n", "model: 5\n", "mcp_servers: 3\n"])
+def test_what_parses_is_refreshed_all_the_same(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = {**yaml.safe_load(path.read_text()), **yaml.safe_load(odd)}
+    path.write_text(dump(config))
+    assert refresh_token(path, "new", HOST)
+    assert {e["api_key"] for e in providers_of(path).values()} == {"new"}
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("text", ["model: [unclosed", "- a\n", "a: " + "[" * 400 + "]" * 400])
+def test_what_cannot_be_refreshed_is_logged(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert not refresh_token(path, "new-token")
+    assert len(caplog.records) == 1
+    assert "is not renewed" in caplog.text
+    assert "new-token" not in caplog.text
+    assert path.read_text() == text
+
+
+# --- Nothing of the user's is lost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = yaml.safe_load(path.read_text())
+    config["custom_providers"][0] |= {"context_length": 200000, "extra_headers": {"X-Team": "a"}}
+    if form == "providers":
+        config["providers"] = {
+            e.pop("name"): {"api": e.pop("base_url"), **e, "transport": "chat_completions"}
+            for e in config.pop("custom_providers")
+        }
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    entry = providers_of(path)["databricks-gateway"]
+    assert (entry["context_length"], entry["extra_headers"], entry["base_url"]) == (200000, {"X-Team": "a"}, OPENAI)
+    assert entry.get("api_mode") == ("chat_completions" if form == "providers" else None)
+    assert not {"api", "transport"} & entry.keys()
+
+
+def test_text_that_goes_is_kept_beside(tmp_path: Path) -> None:
+    """A duplicate key cannot be kept as it stands: the whole file is written anew, and its comments go."""
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    text = path.read_text() + "# mine\nmemory: {a: 1}\nmemory: {a: 2}\n"
+    path.write_text(text)
+    said = write_config(path, settings_for(tmp_path, model="other"), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == text
+    assert backup.name in said
+
+
+def test_a_file_that_was_swapped_in_is_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    text = "model: {default: gpt, provider: openai, api_key: theirs}\n" + DESIGN.partition("custom_providers")[2].join(
+        ["custom_providers", ""]
+    )
+    path.write_text(text)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == text
+
+
+def test_the_backup_is_there_before_the_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("memory: {}\n")
+    replace_file = os.replace
+
+    def fail(source: str, target: Path) -> None:
+        if Path(target).name == "config.yaml":
+            raise OSError("the disk is gone")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == path.read_text() == "memory: {}\n"
+    assert list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    steps: list[str] = []
+    sync, swap = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def replace_file(source: str, target: Path) -> None:
+        assert Path(source).parent == target.parent
+        steps.append("name")
+        swap(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace_file)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert steps == ["file", "name", "folder"]
+
+
+def test_a_refresh_waits_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    with open(tmp_path / ".config.yaml.setup") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=refresh_token, args=(path, "new"))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert path.read_text() == DESIGN
+    thread.join()
+    assert path.read_text() == DESIGN.replace(TOKEN, "new")
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize(
+    "memory",
+    ['{"mcp_servers": null}', "[]", '{"providers": []}', '{"providers": {"databricks-gateway": [1]}}', "[" * 10000]
+    + [f'{{"{key}": {value}}}' for key in ("fallback_providers", "models", "host") for value in ("3", "null", '{"a": 1}')],
+)
+def test_an_odd_memory_stops_nothing(memory: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (tmp_path / ".config.yaml.setup").write_text(memory)
+    refresh_token(path, "new", HOST)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.fault("hostile YAML")
+def test_a_config_that_is_nested_too_deeply_is_kept_aside(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: " + "[" * 400 + "]" * 400)
+    assert "nested too deeply" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.fault("oversized values")
+def test_many_comments_take_no_time(tmp_path: Path) -> None:
+    """With a quadratic search this would take half an hour, and the test's time limit would end it."""
+    path = tmp_path / "config.yaml"
+    comments = "# comment\n\n" * 150_000
+    path.write_text(f"model: m\n{comments}b: 1\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text().count("# comment") == 150_000
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
+    """CODA's setup gives its two servers a time-out."""
+    path = tmp_path / "config.yaml"
+    servers = {"deepwiki": "https://mcp.deepwiki.com/mcp", "exa": "https://mcp.exa.ai/mcp"}
+    entries = {name: {"url": url, "timeout": 60} for name, url in servers.items()}
+    path.write_text(dump({"mcp_servers": {**entries, "mine": {"url": "https://mine.example", "timeout": 60}}}))
+    there = servers if answers else dict.fromkeys(servers, "")
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path, mcp_servers=there), Routes(OPENAI, OPENAI))
+        assert yaml.safe_load(path.read_text())["mcp_servers"].keys() == ({*servers, "mine"} if answers else {"mine"})

@@ -20,10 +20,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
-from hermes.config import OURS, _parse_config, _render, dump, merge_config, refresh_token
+from hermes.config import _parse_config, _render, dump, refresh_token
 from hermes.routes import Routes
 from setup_hermes import main
-from tests.mocked import DESIGN, DIRECT, HOST, MLFLOW, OPENAI, TOKEN, config_without_ours, settings_for
+from tests.mocked import (
+    DESIGN,
+    DIRECT,
+    HOST,
+    MLFLOW,
+    OPENAI,
+    OURS,
+    ROUTES,
+    TOKEN,
+    config_without_ours,
+    is_ours,
+    merged,
+    settings_for,
+)
 
 KILLS = 200
 
@@ -34,8 +47,10 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
 )
+URLS = VALUES | st.sampled_from(ROUTES)
 ENTRIES = st.lists(
-    st.fixed_dictionaries({"name": TEXT | st.sampled_from(OURS)}, optional={"base_url": VALUES, "x": VALUES}), max_size=3
+    st.fixed_dictionaries({"name": TEXT | st.sampled_from(OURS)}, optional={"base_url": URLS, "x": VALUES}),
+    max_size=3,
 )
 PROVIDER = TEXT | st.sampled_from([f"custom:{name}" for name in OURS])
 CHAIN = st.lists(st.fixed_dictionaries({"provider": PROVIDER, "model": TEXT}, optional={"base_url": VALUES}), max_size=4)
@@ -63,13 +78,13 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     old, problem = _parse_config(text.encode())
     assert (old, problem) == (config, "")
     ours = settings_for(Path("/home/x"), mcp_servers={"exa": "https://mcp.exa.ai/mcp"})
-    new = merge_config(old, ours, Routes(OPENAI, MLFLOW))
+    new = merged(old, ours, Routes(OPENAI, MLFLOW))
     assert old == config
     assert list(new)[: len(old)] == list(old)
     managed = {"model", "custom_providers", "fallback_providers", "security", "mcp_servers", "providers", "skills"}
     assert {k: v for k, v in new.items() if k not in managed} == {k: v for k, v in old.items() if k not in managed}
-    assert [e for e in new["custom_providers"] if e["name"] not in OURS] == [
-        e for e in old.get("custom_providers") or [] if e["name"] not in OURS
+    assert [e for e in new["custom_providers"] if not is_ours(e)] == [
+        e for e in old.get("custom_providers") or [] if not is_ours(e)
     ]
     foreign = [e for e in old.get("fallback_providers") or [] if e["provider"].removeprefix("custom:") not in OURS]
     assert [e for e in new["fallback_providers"] if e in foreign] == foreign
@@ -78,7 +93,7 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
         assert all(new["model"][k] == v for k, v in old["model"].items() if k not in ours_in_model)
     result = _render(text, old, new)
     assert yaml.safe_load(result) == new
-    assert merge_config(new, ours, Routes(OPENAI, MLFLOW)) == new
+    assert merged(new, ours, Routes(OPENAI, MLFLOW)) == new
     assert result.startswith("# head\n") or flow or not config
 
 
@@ -90,11 +105,11 @@ def test_a_refresh_of_any_config_changes_our_keys_only(config: dict[str, Any], t
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        before = merge_config(config, settings_for(Path("/home/x")), Routes(OPENAI, OPENAI))
+        before = merged(config, settings_for(Path("/home/x")), Routes(OPENAI, OPENAI))
         path.write_text(dump(before))
         refresh_token(path, token)
         after = yaml.safe_load(path.read_text())
-        keys = [e["api_key"] for e in after["custom_providers"] if e["name"] in OURS]
+        keys = [e["api_key"] for e in after["custom_providers"] if is_ours(e)]
         assert len(keys) >= 2
         assert set(keys) == {token}
         assert after["model"]["api_key"] == token

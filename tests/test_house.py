@@ -196,7 +196,7 @@ def test_the_runtime_is_pinned_throughout() -> None:
 def settings_in_code() -> set[str]:
     """Every variable that the code reads from its environment."""
     code = "".join(modules()[name].read_text() for name in needed("app"))
-    reads = re.findall(r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"', code)
+    reads = re.findall(r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number|_read_model)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"', code)
     return {name for names in reads for name in names if name} | {"_GATEWAY_RESOLVED"}
 
 

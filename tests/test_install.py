@@ -101,3 +101,10 @@ def test_what_hermes_can_do_without_stops_nothing(
     monkeypatch.setattr(setup_hermes, "__file__", str(tmp_path / "setup_hermes.py"))
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
     assert (home / ".hermes" / "HERMES.md").exists()
+
+
+def test_a_package_that_comes_too_late_is_said(env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], env | {"HERMES_PIP_URL": "hermes-agent==0.18.0", "HERMES_PROVE": "false"}) == 0
+    assert f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {home}/" in capsys.readouterr().out
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert "HERMES_PIP_URL" not in capsys.readouterr().out

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 import responses
 
+from hermes import routes
 from hermes.routes import Answer, Prover
 from setup_hermes import main
 from tests.mocked import (
     DIRECT,
+    EVENT,
     FORBIDDEN,
     HOST,
     MLFLOW,
@@ -80,7 +87,8 @@ def test_unasked_the_default_is_written(gateway: str, expected: str, env: dict[s
 @pytest.mark.parametrize(
     ("status", "body", "meaning", "serves"),
     [
-        (200, '{"choices": []}', "serves the model", True),
+        (200, EVENT, "serves the model", True),
+        (200, '{"choices": []}', '{"choices": []}', None),
         (200, "<html>log in", "<html>log in", None),
         (200, '{"error_code": "NOPE", "message": "no"}', "no", None),
         (400, f"you sent Bearer {TOKEN} \x1b[31m", "you sent Bearer *** [31m", None),
@@ -125,7 +133,7 @@ def test_a_dead_host_is_not_asked_twice(env: dict[str, str], home: Path, capsys:
 @pytest.mark.parametrize(
     ("otherwise", "said"),
     [
-        (NOT_FOUND, f"This workspace serves {OPUS_4_6}: set HERMES_MODEL to one of them."),
+        (NOT_FOUND, f"This workspace serves {OPUS_4_6}: set HERMES_MODEL={OPUS_4_6}."),
         (FORBIDDEN, "check DATABRICKS_TOKEN"),
     ],
 )
@@ -203,3 +211,109 @@ def test_netrc_does_not_replace_the_token(env: dict[str, str], tmp_path: Path, m
     serve((DIRECT, OPUS_4_7))
     assert main([], env) == 0
     assert all(call.request.headers["Authorization"] == f"Bearer {TOKEN}" for call in responses.calls)
+
+
+# --- Answers that are no answers ----------------------------------------------------------------------------------------
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers every question in an odd way, as its server says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with contextlib.suppress(OSError):
+            self.server.answer(self)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@contextlib.contextmanager
+def odd_server(answer: Callable[[Odd], object]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        server.daemon_threads = True
+        server.answer = answer  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/openai"
+        server.shutdown()
+
+
+def head(odd: Odd, **headers: str) -> None:
+    odd.send_response(200)
+    for name, value in headers.items():
+        odd.send_header(name.replace("_", "-"), value)
+    odd.end_headers()
+
+
+@pytest.mark.fault("network")
+@pytest.mark.parametrize("slow", ["the headers", "the body", "an event"])
+def test_an_answer_that_drips_is_given_up(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "QUESTION", 0.5)
+    over = threading.Event()
+
+    def drip(odd: Odd) -> None:
+        if slow != "the headers":
+            head(odd, Content_Length="100000")
+        odd.wfile.write(b"HTTP/1.1 200 OK\r\nX: " if slow == "the headers" else b"data: " if slow == "an event" else b"")
+        while not over.wait(0.1):
+            odd.wfile.write(b"x")
+
+    with odd_server(drip) as url:
+        prover = Prover(TOKEN)
+        assert prover.serves(url, OPUS_4_7) is None
+        assert prover.answers[0].meaning == "timed out"
+        over.set()
+
+
+@pytest.mark.fault("oversized values")
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_the_beginning_of_an_answer_is_read(packed: bool) -> None:
+    sent = [0]
+
+    def flood(odd: Odd) -> None:
+        assert odd.headers["Accept-Encoding"] == "identity"
+        piece = gzip.compress(b" " * 10_000_000) if packed else b" " * 65536
+        head(odd, Content_Length=str(10**9), **({"Content_Encoding": "gzip"} if packed else {}))
+        while True:
+            sent[0] += odd.wfile.write(piece)
+
+    with odd_server(flood) as url:
+        prover = Prover(TOKEN)
+        assert prover.serves(url, OPUS_4_7) is None
+        assert len(prover.answers[0].meaning) <= 120
+    assert sent[0] < 20_000_000  # what the sockets' buffers hold; nobody read on
+
+
+@pytest.mark.fault("network")
+@pytest.mark.parametrize("charset", ["idna", "undefined", "no-such"])
+@pytest.mark.parametrize("status", [200, 500])
+@responses.activate
+def test_an_odd_charset_teaches_nothing(charset: str, status: int) -> None:
+    kind = f"text/html; charset={charset}"
+    responses.post(f"{OPENAI}/chat/completions", body=b"a\xff..b" * 100, status=status, content_type=kind)
+    assert Prover(TOKEN).serves(OPENAI, OPUS_4_7) is None
+
+
+@pytest.mark.fault("network")
+@pytest.mark.parametrize("body", ["[" * 60_000, 'data: {"choices": ' + "[" * 60_000 + "\n\n", '{"error": {"message": ' * 9_000])
+@responses.activate
+def test_a_body_nested_too_deeply_teaches_nothing(body: str) -> None:
+    responses.post(f"{OPENAI}/chat/completions", body=body)
+    assert Prover(TOKEN).serves(OPENAI, OPUS_4_7) is None
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+@responses.activate
+def test_choices_in_a_refusal_are_no_answer(status: int) -> None:
+    responses.post(f"{OPENAI}/chat/completions", body=EVENT, status=status)
+    assert not Prover(TOKEN).serves(OPENAI, OPUS_4_7)
+
+
+@responses.activate
+def test_an_unclear_direct_answer_keeps_direct_in_the_chain(env: dict[str, str], home: Path) -> None:
+    serve((OPENAI, OPUS_4_7), (OPENAI, OPUS_4_6))
+    responses.replace("POST", f"{DIRECT}/chat/completions", status=503)
+    assert main([], env) == 0
+    assert config_of(home)["fallback_providers"][-1] == {"provider": "custom:databricks-direct", "model": OPUS_4_6}

@@ -16,7 +16,7 @@ from tests.mocked import (
     TOKEN,
     config_of,
 )
-from tests.test_utils import AZURE, AZURE_GATEWAY, BAD_URLS
+from tests.test_utils import AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS
 
 BAD_SETTINGS = [
     *({"DATABRICKS_HOST": url} for url in BAD_URLS),
@@ -27,9 +27,15 @@ BAD_SETTINGS = [
     {"DATABRICKS_WORKSPACE_ID": "1" * 21},
     {"DATABRICKS_WORKSPACE_ID": "١٢"},
     {"DATABRICKS_HOST": ""},
-    {"DATABRICKS_TOKEN": "two words"},
+    {"DATABRICKS_TOKEN": "dapi0 two words"},
     {"DATABRICKS_TOKEN": "new\nline"},
     {"DATABRICKS_TOKEN": "tökén"},
+    *({"HERMES_MODEL": name} for name in ("two words", "one\nline", "a\u2028b", "tab\tbed", "é\x00")),
+    {"HERMES_FALLBACK_MODEL": "two words"},
+    {"DATABRICKS_TOKEN": '"dapi0123456789abcdef"'},
+    {"DATABRICKS_TOKEN": "'dapi0123456789abcdef'"},
+    {"_GATEWAY_RESOLVED": AWS_GATEWAY},
+    {"_GATEWAY_RESOLVED": "https://gateway.example"},
     {"ENABLE_HERMES": "flase"},
     {"HERMES_PROVE": "maybe"},
     {"HERMES_PIP_URL": "--index-url=https://evil.example"},
@@ -56,7 +62,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert output.err.count("\n") == 1
     assert output.err.startswith(next(iter(bad)))
     assert "expected" in output.err
-    assert not [word for word in ("secret", TOKEN, "dapi0", "two words", "tökén") if word in output.err]
+    assert not [word for word in ("secret", TOKEN, "dapi0", "tökén") if word in output.err]
     assert sorted(home.rglob("*")) == before
     assert len(responses.calls) == 0
 
@@ -118,8 +124,9 @@ def test_settings_are_trimmed(env: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "a: b # c",
-        "- x",
+        "a:b#c",
+        "-x",
+        "é",
         "null",
         "1e5",
         "'",
@@ -134,7 +141,6 @@ def test_settings_are_trimmed(env: dict[str, str]) -> None:
         "@",
         "`",
         "true",
-        "é\u2028x",
         "x" * 5000,
     ],
 )
@@ -143,3 +149,90 @@ def test_any_model_name_survives_yaml(name: str, env: dict[str, str], home: Path
     assert main([], env | {"HERMES_MODEL": name, "HERMES_PROVE": "false"}) == 0
     assert config_of(home)["model"]["default"] == name
     assert config_of(home)["fallback_providers"][0]["model"] == name
+
+
+def test_a_gateway_of_the_same_cloud_or_a_given_one_is_taken(env: dict[str, str]) -> None:
+    elsewhere = "https://gateway.example"
+    for more, gateway in (
+        ({"_GATEWAY_RESOLVED": "https://9.3.ai-gateway.azuredatabricks.net"}, "https://9.3.ai-gateway.azuredatabricks.net"),
+        ({"_GATEWAY_RESOLVED": f"{HOST}/ai-gateway"}, f"{HOST}/ai-gateway"),
+        ({"_GATEWAY_RESOLVED": elsewhere, "DATABRICKS_GATEWAY_HOST": f"{elsewhere}/openai"}, elsewhere),
+    ):
+        assert read_settings(env | more).gateway == gateway
+
+
+@pytest.mark.parametrize("url", ["https://memory.example", "https://memory.example/", "https://memory.example/mcp/"])
+def test_team_memory_ends_in_mcp_once(url: str, env: dict[str, str]) -> None:
+    assert read_settings(env | {"TEAM_MEMORY_MCP_URL": url}).mcp_servers["team-memory"] == "https://memory.example/mcp"
+
+
+# --- Profiles ---------------------------------------------------------------------------------------------------------
+
+
+PROFILES = f"""\
+[work]
+host = {HOST}/
+token = dapi-work
+[other]
+host = https://other.example
+token = dapi-other
+[odd]
+host = not a host
+"""
+
+
+@pytest.fixture
+def with_profiles(env: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """No host and no token, but profiles."""
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
+    (home / ".databrickscfg").write_text(PROFILES)
+    monkeypatch.setenv("HOME", str(home))
+    return {k: v for k, v in env.items() if k not in ("DATABRICKS_HOST", "DATABRICKS_TOKEN")}
+
+
+def test_a_chosen_profile_says_where_the_host_is_from(with_profiles: dict[str, str], home: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABRICKS_CONFIG_PROFILE", "work")
+        settings = read_settings(with_profiles | {"DATABRICKS_CONFIG_PROFILE": "work"})
+    assert (settings.host, settings.token) == (HOST, "dapi-work")
+    assert settings.origin == f"{HOST} is from profile work in {home}/.databrickscfg"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, "DATABRICKS_CONFIG_PROFILE: it is not set; expected"),
+        ({"DATABRICKS_CONFIG_PROFILE": "wrok"}, "DATABRICKS_CONFIG_PROFILE: 'wrok' is not in"),
+        ({"DATABRICKS_CONFIG_PROFILE": "other", "DATABRICKS_HOST": HOST}, "DATABRICKS_CONFIG_PROFILE: 'other' is of"),
+    ],
+)
+def test_a_profile_that_will_not_do_is_one_line_and_exit_2(
+    chosen: dict[str, str], said: str, with_profiles: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--check"], with_profiles | chosen) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(said)
+    assert output.err.count("\n") == 1
+    assert "dapi-" not in output.err
+    if "HOST" not in str(chosen):
+        assert "work, other, odd" in output.err
+
+
+@responses.activate
+def test_the_given_host_wins_over_a_profiles(with_profiles: dict[str, str]) -> None:
+    env = with_profiles | {"DATABRICKS_HOST": HOST}
+    settings = read_settings(env)
+    assert (settings.host, settings.token, settings.origin) == (HOST, "dapi-work", "")
+
+
+def test_a_credential_that_is_no_bearer_is_no_token(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Basic:
+        host, profile = HOST, None
+
+        def authenticate(self) -> dict[str, str]:
+            return {"Authorization": "Basic dXNlcjpwYXNz"}
+
+    monkeypatch.setattr(settings_module, "sdk_config", lambda *_, **__: Basic())
+    del env["DATABRICKS_TOKEN"]
+    assert read_settings(env).token == ""

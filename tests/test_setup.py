@@ -16,6 +16,7 @@ from tests.mocked import (
     OPUS_4_7,
     serve,
 )
+from tests.test_utils import AZURE_GATEWAY, ID
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,22 @@ def test_a_config_that_cannot_be_written_is_one_line(
     (home / ".hermes" / "config.yaml").mkdir(parents=True)
     assert main([], env | {"HERMES_PROVE": "false"}) == 1
     assert capsys.readouterr().err.startswith("Hermes setup failed: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "found by a parent process"),
+        ({"_GATEWAY_RESOLVED": None, "DATABRICKS_GATEWAY_HOST": AZURE_GATEWAY}, "from DATABRICKS_GATEWAY_HOST, not probed"),
+        ({"_GATEWAY_RESOLVED": None}, "derived from DATABRICKS_HOST; it answered"),
+        ({"_GATEWAY_RESOLVED": None, "DATABRICKS_WORKSPACE_ID": ID}, "derived from DATABRICKS_WORKSPACE_ID; it answered"),
+    ],
+)
+@responses.activate
+def test_the_gateways_line_says_where_it_is_from(
+    more: dict[str, str | None], said: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    responses.get(AZURE_GATEWAY, status=404)
+    given = {k: v for k, v in {**env, "HERMES_PROVE": "false", **more}.items() if v is not None}
+    assert main([], given) == 0
+    assert f"Gateway:   {AZURE_GATEWAY} ({said})\n" in capsys.readouterr().out

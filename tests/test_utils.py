@@ -91,7 +91,7 @@ def test_workspace_id_from_host(host: str | None, expected: str) -> None:
         (ID, AWS, AWS_GATEWAY),
         (ID, "", AWS_GATEWAY),
         (ID, None, AWS_GATEWAY),
-        (ID, f"{AZURE}.evil.example", AWS_GATEWAY),
+        (ID, f"{AZURE}.evil.example", ""),
         ("", AZURE, ""),
         ("1.evil.example/", AZURE, ""),
         ("1/../", AWS, ""),
@@ -99,6 +99,57 @@ def test_workspace_id_from_host(host: str | None, expected: str) -> None:
 )
 def test_gateway_candidate(workspace_id: str, host: str | None, expected: str) -> None:
     assert utils._build_gateway_candidate(workspace_id, host) == expected
+
+
+SOVEREIGN = [
+    "adb-1.17.databricks.azure.cn",
+    "adb-1.4.databricks.azure.us",
+    "adb-1.4.azuredatabricks.us",
+    "dbc-x.cloud.databricks.us",
+    "dbc-x.cloud.databricks.mil",
+    "10.1.2.3",
+    "http://[::1]",
+    "evil.com",
+    "databricks.com",
+    "notdatabricks.com",
+    "databricks.corp.internal",
+]
+
+
+@pytest.mark.fault("token", len(SOVEREIGN))
+@pytest.mark.parametrize("host", SOVEREIGN)
+def test_no_token_is_tempted_into_another_cloud(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(utils, "_probe_gateway", lambda url: pytest.fail(url))
+    assert utils._build_gateway_candidate(ID, host) == ""
+    assert utils.get_gateway_host({"DATABRICKS_HOST": host, "DATABRICKS_WORKSPACE_ID": ID}) == ""
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert host in line
+    assert "DATABRICKS_GATEWAY_HOST" in line
+    assert utils.get_gateway_host({"DATABRICKS_HOST": host, "DATABRICKS_GATEWAY_HOST": EXPLICIT}) == EXPLICIT
+
+
+@pytest.mark.parametrize(
+    ("url", "cloud"),
+    [
+        (AZURE_GATEWAY, "azuredatabricks.net"),
+        (GCP, "gcp.databricks.com"),
+        (GCP_GATEWAY, "gcp.databricks.com"),
+        (AWS, "databricks.com"),
+        ("vanity.cloud.databricks.com", "databricks.com"),
+        (f"https://{AWS}/serving-endpoints", "databricks.com"),
+        ("adb-1.17.databricks.azure.cn", "databricks.azure.cn"),
+        ("evil.azuredatabricks.net.example", ""),
+        ("evilazuredatabricks.net", ""),
+        ("no host", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_host_says_its_cloud(url: str | None, cloud: str) -> None:
+    assert utils.cloud_of(url) == cloud
 
 
 PLACEHOLDER = "https://<workspace-id>.0.ai-gateway.azuredatabricks.net"
@@ -249,6 +300,7 @@ BAD_URLS = [
     "http://host.example",
     "http://127.evil.example",
     "ftp://host.example",
+    "ftp://localhost",
     "file:///etc/passwd",
     "https://",
     "https:///path",

@@ -1,0 +1,191 @@
+"""What is ours in Hermes's config: the model, its providers and the fallback chain, merged into what the user has.
+
+A provider is ours by its name and its URL: one of our names, and a URL that is a route of this workspace now. Our token goes
+into these entries, and into `model` while it uses one of their URLs; it goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from typing import Any
+
+from hermes.routes import Routes, candidate_routes, direct_route
+from hermes.settings import MCP_DEFAULTS, Settings
+from utils import cloud_of
+
+GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
+_NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
+# What `hermes doctor --fix` calls a list entry's fields.
+_MIGRATED = {"api": "base_url", "url": "base_url", "default_model": "model", "transport": "api_mode"}
+
+Config = dict[str, Any]
+
+
+def merge_config(existing: Config, settings: Settings, routes: Routes, written: Config | None = None) -> tuple[Config, Config]:
+    """Put our model, providers and fallback chain into a Hermes config.
+
+    Arguments:
+        existing: the config as read; not changed.
+        settings: checked settings with a token.
+        routes: where the models are.
+        written: what an earlier setup had to remember: this is ours to replace.
+
+    Returns:
+        A new config, the user's keys in their order, ours replaced where they stand, else added at the end; and what the
+        next setup has to remember.
+    """
+    config, written = copy.deepcopy(existing), written or {}
+    here = routes_here(settings, routes, written)
+    last, lists = as_dict(written.get("providers")), as_dict(written.get("models"))
+
+    old_model = as_dict(config.get("model"))
+    if url_of(old_model) not in here:
+        old_model.pop("api_mode", None)  # another vendor's protocol
+    model = {"default": settings.model, "provider": "custom", "base_url": routes.primary, "api_key": settings.token}
+    config["model"] = {**old_model, **model}
+
+    def stale(entry: object) -> bool:
+        """An inline key of an older setup: Hermes reads such a key once per process, so it outlives its rotation."""
+        models = [settings.model, settings.fallback_model, old_model.get("default")]
+        return isinstance(entry, dict) and "api_key" in entry and entry.get("model") in models and url_of(entry) in here
+
+    def ours_now(entry: object) -> bool:
+        return is_our_name(name_of(entry)) and url_of(entry) in here
+
+    entries = as_list(config.get("custom_providers"))
+    # `hermes doctor --fix` moves the list into this mapping, which Hermes reads first.
+    if isinstance(migrated := config.get("providers"), dict):
+        moved = {n: {"name": n, **e} for n, e in migrated.items() if isinstance(e, dict) and ours_now({"name": n, **e})}
+        entries = entries + [{_MIGRATED.get(key, key): value for key, value in e.items()} for e in moved.values()]
+        if moved:
+            config["providers"] = {name: e for name, e in migrated.items() if name not in moved}
+
+    earlier = as_list(written.get("fallback_providers"))
+    theirs = [e for e in as_list(config.get("fallback_providers")) if e not in earlier and not stale(e)]
+    named = [e.get("provider") for e in theirs if isinstance(e, dict)]
+
+    # Where the user has an entry with one of our names, ours takes another.
+    gone = [
+        e
+        for e in entries
+        if is_our_name(name_of(e)) and url_of(e) == last.get(name_of(e)) and f"custom:{name_of(e)}" not in named
+    ]
+    names = _names(settings, routes, {name_of(e) for e in entries if e not in gone and not ours_now(e)})
+    wanted = {name: {"name": name, "base_url": url, "api_key": settings.token} for url, name in names.items()}
+    models = {name: _models(settings, routes, url) for url, name in names.items() if routes.models}
+    providers = []
+    for entry in entries:
+        if name_of(entry) in wanted and ours_now(entry):
+            if entry.get("models") == lists.get(name_of(entry)):  # the last setup's list, or none
+                entry = {k: v for k, v in entry.items() if k not in ("models", "discover_models")}
+            providers.append({**entry, **wanted.pop(name_of(entry))})
+        elif ours_now(entry) and f"custom:{name_of(entry)}" in named:
+            providers.append({**entry, "api_key": settings.token})
+        elif not ours_now(entry) and entry not in gone:
+            providers.append(entry)
+    config["custom_providers"] = providers + list(wanted.values())
+    for entry in config["custom_providers"]:
+        if ours_now(entry) and "models" not in entry and name_of(entry) in models:
+            entry |= {"models": models[entry["name"]], "discover_models": False}
+    chain = _chain(settings, routes)
+    block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
+    config["fallback_providers"] = block + [e for e in theirs if e not in block]
+
+    # Hermes then fetches neither packages nor the newest build of its command scanner while it runs.
+    _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
+    servers = {name: {"url": url} for name, url in settings.mcp_servers.items() if url}
+    if isinstance(there := config.get("mcp_servers"), dict):
+        before = as_dict(written.get("mcp_servers"))
+
+        def replaced(name: str, entry: object) -> bool:
+            """What the last setup wrote, and what CODA's own wrote (with a time-out) for a server that is left out now."""
+            default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else ...
+            bare = {k: v for k, v in entry.items() if k != "timeout"} if isinstance(entry, dict) else entry
+            return entry == before.get(name, ...) or (bare == default and servers.get(name) != default)
+
+        config["mcp_servers"] = {name: entry for name, entry in there.items() if not replaced(name, entry)}
+    _fill(config, "mcp_servers", servers)
+    skills = settings.home / ".claude" / "skills"
+    if skills.is_dir():
+        _fill(config, "skills", {"external_dirs": [str(skills)]})
+    providing = {name_of(e): url_of(e) for e in config["custom_providers"] if ours_now(e)}
+    remembered = {"host": settings.host, "providers": providing, "models": models, "fallback_providers": block}
+    return config, {**remembered, "mcp_servers": servers}
+
+
+def routes_here(settings: Settings, routes: Routes, written: Config) -> set[str]:
+    """The base URLs to which this workspace's token may go. This is the one place that decides it.
+
+    Arguments:
+        settings: checked settings.
+        routes: where the models are.
+        written: what the last setup had to remember: its routes count while they are this workspace's too, as a gateway
+            may be out of reach for a while.
+
+    Returns:
+        Base URLs.
+    """
+    here = {*candidate_routes(settings.host, settings.gateway), routes.primary, routes.fallback}
+    before = as_dict(written.get("providers")).values() if written.get("host") == settings.host else ()
+    return here | {url for url in before if cloud_of(url) and cloud_of(url) == cloud_of(settings.host)}
+
+
+def name_of(entry: object) -> str:
+    """A provider entry's name; "" for what has none."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def is_our_name(name: object) -> bool:
+    """Whether setup may have given this name to a provider."""
+    return isinstance(name, str) and _NAMES.fullmatch(name) is not None
+
+
+def url_of(entry: object) -> str:
+    """A provider entry's base URL, in whichever form Hermes takes it."""
+    urls = [entry[key] for key in ("base_url", "api", "url") if key in entry] if isinstance(entry, dict) else []
+    return urls[0].rstrip("/") if urls and isinstance(urls[0], str) else ""
+
+
+def as_list(value: object) -> list[Any]:
+    """A list of entries; one entry by itself, as Hermes takes it too, is a list of one."""
+    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+
+
+def as_dict(value: object) -> Config:
+    """A mapping; anything else is an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _chain(settings: Settings, routes: Routes) -> list[tuple[str, str]]:
+    """Base URL and model of each step of the fallback chain."""
+    chain = [(routes.primary, settings.model), (routes.fallback, settings.fallback_model)]
+    if routes.direct:
+        chain.append((direct_route(settings.host), settings.fallback_model))
+    return list(dict.fromkeys(chain))
+
+
+def _names(settings: Settings, routes: Routes, taken: set[str]) -> dict[str, str]:
+    """Our providers' names by base URL."""
+    names = {routes.fallback: SECOND, routes.primary: GATEWAY, direct_route(settings.host): DIRECT}
+
+    def free(name: str) -> str:
+        numbered = (f"{name}-{n}" for n in itertools.count(2))
+        return next(n for n in itertools.chain([name], numbered) if n not in taken)
+
+    return {url: free(names[url]) for url, _ in _chain(settings, routes)}
+
+
+def _models(settings: Settings, routes: Routes, url: str) -> Config:
+    """What `/model` offers on a provider: the workspace's chat models, and those that were found there."""
+    found = {model for there, model in _chain(settings, routes) if there == url}
+    return {model: {} for model in sorted({*routes.models, *found})}
+
+
+def _fill(config: Config, key: str, defaults: Config) -> None:
+    """Add what the user has not set; a section of another type than a mapping is the user's own affair."""
+    section = config.get(key)
+    if defaults and (section is None or isinstance(section, dict)):
+        config[key] = {**(section or {}), **{k: v for k, v in defaults.items() if k not in (section or {})}}
