@@ -19,7 +19,7 @@ from webapp.access import Access, find_owner
 from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
-from webapp.tokens import connect, find_creator, keep_token_fresh
+from webapp.tokens import connect, find_creator, find_workspace, keep_token_fresh
 
 
 def main() -> int:
@@ -62,7 +62,8 @@ def serve(settings: Settings) -> None:
     if settings.name and not settings.owner:
         threading.Thread(target=lambda: owner.append(find_owner(creator)), daemon=True).start()
     if settings.hermes and not settings.env.get("DATABRICKS_TOKEN", "").strip():
-        threading.Thread(target=keep_token_fresh, args=(settings.config, partial(connect, settings)), daemon=True).start()
+        asked = (settings.config, partial(connect, settings), partial(find_workspace, settings))
+        threading.Thread(target=keep_token_fresh, args=asked, daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
     guarded = Access(whole, (lambda: owner[-1]) if settings.name else None)
     print(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from hermes.config import refresh_token, write_config
-from hermes.install import answering_servers, install_hermes, prepare_home
+from hermes.install import answering_servers, compile_hermes, install_hermes, prepare_home
 from hermes.routes import Prover, choose_routes, table, verdict
 from hermes.settings import SettingError, Settings, read_flag, read_settings
 
@@ -57,6 +57,7 @@ def _setup(settings: Settings) -> int:
     """Install Hermes and write its config."""
     if not install_hermes(settings.home, settings.package):
         return 1
+    compile_hermes(settings.home)
     prepare_home(settings.home, Path(__file__).resolve().parent)
     if not settings.token:
         print("No Databricks token yet: Hermes is installed, its config follows once a token is there.")
@@ -72,6 +73,8 @@ def _setup(settings: Settings) -> int:
         proved = "not asked" if prover is None else "it answered" if prover.serves(url, model) else "NOT PROVED"
         print(f"{label}  {model} on {url} ({proved})")
     settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
+    if prover:
+        routes = replace(routes, models=tuple(prover.chat_models(settings.host)))
     path = settings.home / ".hermes" / "config.yaml"
     served = None if prover is None else prover.serves(routes.primary, settings.model) is True
     print(f"Config:    {path} {write_config(path, settings, routes, served)}")

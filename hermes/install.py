@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from hermes.settings import HERMES, MCP_DEFAULTS
 from utils import adapt_instructions_file, unreachable
 
+NULL = subprocess.DEVNULL
 MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
 
 
@@ -37,7 +39,8 @@ def install_hermes(home: Path, package: str) -> bool:
         print("Hermes cannot be installed: uv is missing; `pip install uv` brings it.", file=sys.stderr)
         return False
     print(f"Hermes:    installing {package} ...", flush=True)
-    command = [*uv, "tool", "install", "--quiet", "--force", package, "--with", MCP]
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # it takes long: a person sees how far it is
+    command = [*uv, "tool", "install", *quiet, "--force", package, "--with", MCP]
     env = os.environ | {"HOME": str(home), "UV_TOOL_BIN_DIR": str(binary.parent)}
     done = subprocess.run(command, env=env, check=False)
     if done.returncode != 0 or not binary.exists():
@@ -45,6 +48,23 @@ def install_hermes(home: Path, package: str) -> bool:
         return False
     print(f"Hermes:    {binary}")
     return True
+
+
+def compile_hermes(home: Path) -> None:
+    """Start to compile Hermes's source, where that was not done: its start takes twice as long without.
+
+    It goes on by itself, at low priority, while routes are asked and beside Hermes's first start. Python itself would
+    compile at each start where PYTHONDONTWRITEBYTECODE is set.
+
+    Arguments:
+        home: where Hermes is installed.
+    """
+    python = (home / ".local" / "bin" / "hermes").resolve().with_name("python")
+    for packages in python.parent.parent.glob("lib/python3*/site-packages"):
+        if not any(packages.glob("__pycache__/cli.*.pyc")):
+            command = ["nice", str(python), "-m", "compileall", "-q", "-j", "0", str(packages)]
+            with contextlib.suppress(OSError):
+                subprocess.Popen(command, stdin=NULL, stdout=NULL, stderr=NULL, start_new_session=True, env={})
 
 
 def prepare_home(home: Path, checkout: Path) -> None:

@@ -95,6 +95,7 @@ class Prover:
     def __init__(self, token: str, learnt: dict[str, dict[str, Any]] | None = None) -> None:
         self.answers: list[Answer] = []
         self.learnt = learnt or {}
+        self._models: list[str] | None = None
         self._dead: dict[str, str] = {}
         self._session = requests.Session()
         self._token = token
@@ -121,12 +122,17 @@ class Prover:
 
     def chat_models(self, host: str) -> list[str]:
         """The chat models on the workspace's direct serving endpoints; [] where the list cannot be read."""
+        if self._models is not None:
+            return self._models
+        self._models = []
         try:
             status, body = self._send("GET", f"{host}/api/2.0/serving-endpoints", None, LIST)
             listed = _json(body)["endpoints"] if status < 300 else []
-            return sorted(e["name"] for e in listed if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY")
+            chat = [e for e in listed if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY"]
+            self._models = sorted(e["name"] for e in chat if isinstance(e["name"], str))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return []
+            pass
+        return self._models
 
     def _ask(self, base_url: str, model: str) -> tuple[str, str, bool | None]:
         server = urlsplit(base_url).netloc

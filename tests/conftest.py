@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = ROOT / ".demo"
+PATIENCE = 60.0  # seconds, for what takes one or two
 FAULTS = {  # what the tests marked with it assert
     "network": "one line says why; a dead host is not asked again",
     "gateway": "the next route that answers is written, or the default with a warning",
@@ -25,6 +27,14 @@ FAULTS = {  # what the tests marked with it assert
     "hostile YAML": "what is not ours stays; what is no config is kept beside",
     "oversized values": "taken whole, or one short line",
 }
+
+
+def until(condition: Callable[[], object], failure: Callable[[], str]) -> None:
+    """Wait for a condition, for as long as PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)

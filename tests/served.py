@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +17,9 @@ pytest.importorskip("nicegui", reason="the app needs nicegui, which is not insta
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 
 
+from tests.conftest import PATIENCE as PATIENCE
 from tests.conftest import ROOT
-
-PATIENCE = 60.0  # seconds, for what takes one or two
-
+from tests.conftest import until as until
 
 OWNER = "owner@example.com"
 
@@ -103,11 +100,3 @@ class Served:
                 if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
                     found.append((folder / "cmdline").read_text().replace("\0", " "))
         return found
-
-
-def until(condition: Callable[[], object], failure: Callable[[], str]) -> None:
-    """Wait for a condition, for as long as PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, failure()
-        time.sleep(0.05)

@@ -690,3 +690,32 @@ def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
     for _ in range(2):
         write_config(path, settings_for(tmp_path, mcp_servers=there), Routes(OPENAI, OPENAI))
         assert yaml.safe_load(path.read_text())["mcp_servers"].keys() == ({*servers, "mine"} if answers else {"mine"})
+
+
+# --- Models to choose from ----------------------------------------------------------------------------------------------
+
+
+def test_the_workspaces_models_are_offered(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt", "sonnet")))
+    gateway, direct = providers_of(path).values()
+    assert gateway["models"] == {name: {} for name in (OPUS_4_6, OPUS_4_7, "gpt", "sonnet")}
+    assert direct["models"] == {name: {} for name in (OPUS_4_6, "gpt", "sonnet")}
+    assert gateway["discover_models"] is direct["discover_models"] is False
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    assert providers_of(path)["databricks-direct"]["models"] == {OPUS_4_6: {}, "gpt": {}}
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+def test_a_users_own_list_of_models_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    config = yaml.safe_load(path.read_text())
+    config["custom_providers"][0]["models"] = {"mine": {"context_length": 1000}}
+    config["custom_providers"][0]["discover_models"] = True
+    path.write_text(dump(config))
+    for models in (("gpt", "sonnet"), ()):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=models))
+        entry = providers_of(path)["databricks-gateway"]
+        assert (entry["models"], entry["discover_models"]) == ({"mine": {"context_length": 1000}}, True)

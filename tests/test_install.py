@@ -11,6 +11,7 @@ import responses
 
 import setup_hermes
 from setup_hermes import main
+from tests.conftest import until
 from tests.mocked import (
     HOST,
     TOKEN,
@@ -108,3 +109,29 @@ def test_a_package_that_comes_too_late_is_said(env: dict[str, str], home: Path, 
     assert f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {home}/" in capsys.readouterr().out
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
     assert "HERMES_PIP_URL" not in capsys.readouterr().out
+
+
+def test_hermes_is_compiled_once_beside_everything_else(env: dict[str, str], home: Path, tmp_path: Path) -> None:
+    """Also where Python is told to write no bytecode, as Databricks Apps may do."""
+    tool = tmp_path / "tool"
+    packages = tool / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "cli.py").write_text("x = 1\n")
+    (tool / "bin").mkdir()
+    (tool / "bin" / "python").symlink_to(sys.executable)
+    (home / ".local" / "bin" / "hermes").unlink()
+    (tool / "bin" / "hermes").touch()
+    (home / ".local" / "bin" / "hermes").symlink_to(tool / "bin" / "hermes")
+    assert main([], env | {"HERMES_PROVE": "false", "PYTHONDONTWRITEBYTECODE": "1"}) == 0
+    until(lambda: list(packages.glob("__pycache__/cli.*.pyc")), lambda: "it is not compiled")
+    stamp = packages.stat().st_mtime_ns
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert packages.stat().st_mtime_ns == stamp
+
+
+def test_uv_shows_its_progress_to_a_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_uv(tmp_path, monkeypatch, 'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"')
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
+    assert main([], {"HOME": str(tmp_path)}) == 0
+    assert "--quiet" not in (tmp_path / "asked").read_text()

@@ -30,6 +30,9 @@ def write_config(path: Path, base_url: str, key: str = "old") -> None:
     path.write_text(yaml.safe_dump({"model": model, "custom_providers": providers}, sort_keys=False))
 
 
+HOST = "https://adb-1.2.azuredatabricks.net"
+
+
 class Stop(BaseException):
     """Ends `keep_token_fresh`, which nothing else does."""
 
@@ -63,13 +66,13 @@ def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
             raise Stop
 
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, login, sleep)
+        tokens.keep_token_fresh(config, login, lambda: HOST, sleep)
     return pauses, keys, logins
 
 
 def test_a_new_token_reaches_hermes_at_the_next_look(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
     pauses, keys, logins = keep(config, ["one", "one", "two", "three"])
     assert keys == ["one", "one", "two", "three"]
     assert set(pauses) == {tokens.POLL}
@@ -83,7 +86,7 @@ def test_a_look_comes_far_more_often_than_five_minutes_or_the_life_of_a_five_sec
 
 def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
     times: list[int] = []
 
     def look() -> str:
@@ -96,10 +99,10 @@ def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
 
 def test_an_old_token_put_back_by_someone_else_is_replaced(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
 
     def put_back() -> str:
-        write_config(config, "https://h/serving-endpoints", "stale")
+        write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
         return "one"
 
     assert keep(config, ["one", put_back])[1] == ["one", "one"]
@@ -107,7 +110,7 @@ def test_an_old_token_put_back_by_someone_else_is_replaced(tmp_path: Path) -> No
 
 def test_errors_are_logged_and_tried_again_with_growing_pauses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tmp_path / "config.yaml"
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
     errors: list[Any] = [OSError("no network. Config: client_secret=***\nmore")] * 7
     pauses, keys, logins = keep(config, [*errors, "one", "two"])
     assert pauses == [4, 8, 16, 32, 60, 60, 60, 2, 2]
@@ -120,12 +123,12 @@ def test_errors_are_logged_and_tried_again_with_growing_pauses(tmp_path: Path, c
 
 def test_a_write_of_someone_else_right_after_ours_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, ours = tmp_path / "config.yaml", refresh_token
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
     os.utime(config, (1, 1))
 
-    def overtaken(path: Path, token: str) -> bool:
-        ours(path, token)
-        write_config(path, "https://h/serving-endpoints", "stale")
+    def overtaken(path: Path, token: str, host: str) -> bool:
+        ours(path, token, host)
+        write_config(path, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
         monkeypatch.setattr(tokens, "refresh_token", ours)
         return True
 
@@ -141,7 +144,7 @@ def test_no_token_is_asked_for_before_there_is_a_config(tmp_path: Path) -> None:
 def test_a_token_never_has_less_than_five_minutes_to_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: float) -> None:
     oauth = pytest.importorskip("databricks.sdk.oauth", reason="databricks-sdk, which gives the tokens, is not installed")
     now, left, config = datetime(2026, 1, 1), [], tmp_path / "config.yaml"
-    write_config(config, "https://h/serving-endpoints")
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
 
     class Clock(datetime):
         @classmethod
@@ -166,7 +169,7 @@ def test_a_token_never_has_less_than_five_minutes_to_live(tmp_path: Path, monkey
     monkeypatch.setattr(oauth, "datetime", Clock)
     source = Credentials(disable_async=False)
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, lambda: lambda: str(source.token().access_token), sleep)
+        tokens.keep_token_fresh(config, lambda: lambda: str(source.token().access_token), lambda: HOST, sleep)
     assert 300 <= min(left) < life / 2
 
 
@@ -192,3 +195,31 @@ def test_a_host_finds_its_own_profile(tmp_path: Path) -> None:
         (tmp_path / ".databrickscfg").write_text(profiles)
         env = {name: value for name, value in standin.env.items() if name != "DATABRICKS_TOKEN"}
         assert started(tmp_path, "app.connect(settings)()", **env | {"HOME": str(tmp_path)}) == "dapi-work"
+
+
+def test_a_token_waits_until_the_setup_has_moved_the_config_to_its_workspace(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-2.2.azuredatabricks.net/serving-endpoints")
+    (tmp_path / ".config.yaml.setup").write_text('{"host": "https://adb-2.2.azuredatabricks.net"}')
+    assert keep(config, ["one", "one"])[1] == ["old", "old"]
+
+
+def test_a_config_that_cannot_be_renewed_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, f"{HOST}/serving-endpoints")
+    config.write_text("model: {api_key: [unclosed")
+    answers = iter(["one"] * 5)
+
+    def sleep(seconds: float) -> None:
+        if next(answers, None) is None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tokens.keep_token_fresh(config, lambda: lambda: "one", lambda: HOST, sleep)
+    assert caplog.text.count("is not renewed") == 1
+
+
+def test_the_workspace_is_the_logins(tmp_path: Path) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        assert started(tmp_path, "app.find_workspace(settings)", **env) == f"https://{standin.workspace_host}"

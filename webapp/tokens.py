@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hermes.config import refresh_token
 from hermes.settings import sdk_config
+from utils import clean_url
 from webapp.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,23 @@ def find_creator(settings: Settings) -> str | None:
     return WorkspaceClient(config=sdk_config(settings.env, settings.home, timeout=20)).apps.get(settings.name).creator
 
 
-def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep: Callable[[float], None] = time.sleep) -> None:
+def find_workspace(settings: Settings) -> str:
+    """The URL of the workspace that the app's login is of."""
+    return clean_url("DATABRICKS_HOST", str(sdk_config(settings.env, settings.home, timeout=20).host))
+
+
+def keep_token_fresh(
+    config: Path,
+    login: Callable[[], Callable[[], str]],
+    workspace: Callable[[], str],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
     """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
 
     Arguments:
         config: Hermes's config; nothing is asked for while there is none.
         login: gives what gives the current token; called again after an error.
+        workspace: gives the URL of the workspace that the token is of; a config of another one waits for its setup.
         sleep: waits that many seconds.
     """
     ask, done, pause = None, None, POLL
@@ -45,7 +57,7 @@ def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep
                 # The file's time too, taken before we write: whoever writes it may put an old token back.
                 now = ask(), config.stat().st_mtime_ns
                 if now != done:
-                    refresh_token(config, now[0])
+                    refresh_token(config, now[0], workspace())
                     done = now
             pause = POLL
         except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
