@@ -37,6 +37,8 @@ from urllib.parse import parse_qsl
 
 import trustme
 
+from tests.standin_models import NAMES, PromptCache, completion, events, missing, refusal
+
 WORKSPACE_ID = "1234567890123456"
 HOSTS = {  # cloud: workspace host, gateway host
     "azure": (f"adb-{WORKSPACE_ID}.7.azuredatabricks.net", f"{WORKSPACE_ID}.0.ai-gateway.azuredatabricks.net"),
@@ -46,7 +48,8 @@ HOSTS = {  # cloud: workspace host, gateway host
 GATEWAY_ROUTES = ("openai", "mlflow/v1")
 WORKSPACE_ROUTES = ("ai-gateway/mlflow/v1", "serving-endpoints")
 GATEWAY_FAULTS = ("ok", "refused", "black-holed", "bad-certificate")
-OPUS_4_7, OPUS_4_6 = "databricks-claude-opus-4-7", "databricks-claude-opus-4-6"
+OPUS_4_7, OPUS_4_6, SONNET = "databricks-claude-opus-4-7", "databricks-claude-opus-4-6", "databricks-claude-sonnet-4-5"
+GPT, LLAMA = "databricks-gpt-5", "databricks-meta-llama-3-3-70b-instruct"
 
 NOT_FOUND = {
     "error_code": "ENDPOINT_NOT_FOUND",
@@ -86,13 +89,21 @@ Room = Callable[[Call], Answer]  # may raise ConnectionError: then the connectio
 
 def default_serves() -> dict[str, set[str]]:
     """Which route serves which models: opus-4-7 is on the gateway alone, as in the workspace that started this."""
-    both = {OPUS_4_7, OPUS_4_6}
-    return {"openai": set(both), "mlflow/v1": set(both), "ai-gateway/mlflow/v1": set(both), "serving-endpoints": {OPUS_4_6}}
+    everywhere = {OPUS_4_6, SONNET, GPT}
+    return {
+        "openai": {OPUS_4_7, *everywhere},
+        "mlflow/v1": {OPUS_4_7, LLAMA, *everywhere},
+        "ai-gateway/mlflow/v1": {OPUS_4_7, LLAMA, *everywhere},
+        "serving-endpoints": {LLAMA, *everywhere},
+    }
 
 
 @dataclass
 class Request:
-    """One request that reached the stand-in, tunnels included (method CONNECT, no path)."""
+    """One request that reached the stand-in, tunnels included (method CONNECT, no path).
+
+    `input`, `read` and `write` are its prompt's tokens: at the plain price, read from the cache, written to it.
+    """
 
     method: str
     host: str
@@ -100,6 +111,9 @@ class Request:
     status: int
     token: str = ""
     model: str = ""
+    input: int = 0
+    read: int = 0
+    write: int = 0
 
 
 @dataclass
@@ -113,7 +127,11 @@ class StandIn:
         feature_disabled: every AI Gateway route answers FEATURE_DISABLED.
         reject_token: every token is refused with the 403 of a stale one.
         latency: seconds before each answer, tunnels included.
+        lenient: the rules of `standin_models.NAMES` that are off, on every route ("name") or on one ("name@route").
+        caps: the most `max_tokens` that a model's endpoint takes.
         tool_call: each question is answered with one tool call first.
+        tool_calls: with so many, each without a word; `at_once` asks for all in one answer.
+        command: what they run; "{}" becomes the call's number.
         oauth: life in seconds of the tokens handed to a service principal; None for a static token.
         rooms: what else the workspace's API has, by the beginning of its paths; the longest that fits answers.
     """
@@ -124,7 +142,12 @@ class StandIn:
     feature_disabled: bool = False
     reject_token: bool = False
     latency: float = 0.0
+    lenient: set[str] = field(default_factory=set)
+    caps: dict[str, int] = field(default_factory=dict)
     tool_call: bool = False
+    tool_calls: int = 0
+    at_once: bool = False
+    command: str = "echo the tool ran {}"
     oauth: float | None = None
     creator: str = "owner@example.com"
     on_tool_call: Callable[[], object] = lambda: None
@@ -136,6 +159,7 @@ class StandIn:
         self.token = ""
         self._client = ("stand-in-client", secrets.token_hex(16))
         self._expiring: dict[str, float] = {}
+        self.cache = PromptCache()
 
     def __enter__(self) -> StandIn:
         authority, stranger = trustme.CA(), trustme.CA()
@@ -225,8 +249,9 @@ class StandIn:
         if method != "POST" or not path.endswith("/chat/completions") or route not in known:
             return 404, {"error_code": "NOT_FOUND", "message": f"No API found for '{method} {path}'."}
         if body.get("model") not in self.serves.get(route, set()):
-            return 404, NOT_FOUND
-        return 200, self._completion(f"https://{host}/{route}", body)
+            return 404, missing(str(body.get("model")), route, self.lenient) or NOT_FOUND
+        no = refusal(body, route, self.lenient, self.caps)
+        return no or (200, completion(f"https://{host}/{route}", body, self.cache.count(body), self._calls(body)))
 
     def _accepts(self, token: str) -> bool:
         live = self.token if self.oauth is None else ""
@@ -252,32 +277,18 @@ class StandIn:
             return 200, {"name": path.rpartition("/")[2], "creator": self.creator}
         return 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": f"No API found for 'GET {path}'."}
 
-    def _completion(self, base_url: str, body: dict[str, Any]) -> dict[str, Any]:
-        messages = body.get("messages") or [{}]
-        said = [m for m in messages if m.get("role") == "user"] or [{}]
-        text = said[-1].get("content") or ""
-        if isinstance(text, list):
-            text = " ".join(part.get("text", "") for part in text)
-        message: dict[str, Any] = {"role": "assistant", "content": f"{body['model']} through {base_url}: {text}"}
-        finish = "stop"
+    def _calls(self, body: dict[str, Any]) -> list[str]:
+        """The shell commands to ask for now: those of this question whose answers are not there yet."""
+        messages = [m for m in body.get("messages") or [] if isinstance(m, dict)]
+        roles = [m.get("role") for m in messages]
+        asked = max((i for i, role in enumerate(roles) if role == "user"), default=len(roles))
+        done, wanted = roles[asked:].count("tool"), self.tool_calls or int(self.tool_call)
         tools = [t.get("function", {}).get("name") for t in body.get("tools") or []]
-        if self.tool_call and "terminal" in tools and messages[-1].get("role") == "user":
-            self.on_tool_call()
-            call = {"name": "terminal", "arguments": json.dumps({"command": "echo the tool ran"})}
-            message = {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"index": 0, "id": f"call_{secrets.token_hex(4)}", "type": "function", "function": call}],
-            }
-            finish = "tool_calls"
-        return {
-            "id": f"chatcmpl-{secrets.token_hex(8)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
+        if "terminal" not in tools or "user" not in roles or done >= wanted:
+            return []
+        self.on_tool_call()
+        last = wanted if self.at_once else done + 1
+        return [self.command.replace("{}", str(number)) for number in range(done + 1, last + 1)]
 
 
 class _Server(ThreadingHTTPServer):
@@ -347,11 +358,14 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(standin.latency)
         status, answer = standin.answer(call)
         body, token = call.json, headers.get("authorization", "").removeprefix("Bearer ")
-        standin.requests.append(Request(self.command, self.host, path, status, token, str(body.get("model", ""))))
+        usage = answer.get("usage", {}) if isinstance(answer, dict) else {}
+        read, write = (usage.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation"))
+        plain, model = usage.get("prompt_tokens", 0) - read - write, str(body.get("model", ""))
+        standin.requests.append(Request(self.command, self.host, path, status, token, model, plain, read, write))
         if isinstance(answer, bytes):
             self._send(status, answer, "application/octet-stream")
         elif status == 200 and body.get("stream"):
-            self._send(200, _events(answer), "text/event-stream")
+            self._send(200, events(answer), "text/event-stream")
         else:
             self._send(status, json.dumps(answer).encode(), "application/json")
 
@@ -369,28 +383,25 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr: what was asked is in `StandIn.requests`."""
 
 
-def _events(completion: dict[str, Any]) -> bytes:
-    """A completion as the server-sent events of the streaming API: a word a chunk, then the reason, then the usage."""
-    shared = {k: completion[k] for k in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-    message = completion["choices"][0]["message"]
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    if message.get("tool_calls"):
-        deltas.append({"tool_calls": message["tool_calls"]})
-    else:
-        deltas += [{"content": word + " "} for word in message["content"].split(" ")]
-        deltas[-1]["content"] = deltas[-1]["content"][:-1]
-    choices: list[list[dict[str, Any]]] = [[{"index": 0, "delta": d, "finish_reason": None}] for d in deltas]
-    choices += [[{"index": 0, "delta": {}, "finish_reason": completion["choices"][0]["finish_reason"]}], []]
-    lines = [json.dumps(shared | {"choices": choice}) for choice in choices]
-    lines[-1] = json.dumps(shared | {"choices": [], "usage": completion["usage"]})
-    return b"".join(f"data: {line}\n\n".encode() for line in [*lines, "[DONE]"])
-
-
 def _serve_option(text: str) -> tuple[str, set[str]]:
     route, equals, models = text.partition("=")
     if not equals or route not in GATEWAY_ROUTES + WORKSPACE_ROUTES:
         raise argparse.ArgumentTypeError(f"{text!r}: expected ROUTE=MODEL,MODEL with a route of {default_serves().keys()}")
     return route, {m for m in models.split(",") if m}
+
+
+def _cap_option(text: str) -> tuple[str, int]:
+    model, _, cap = text.rpartition("=")
+    if not model or not cap.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected MODEL=TOKENS")
+    return model, int(cap)
+
+
+def _rule_option(text: str) -> str:
+    rule, at, route = text.partition("@")
+    if rule not in NAMES or (at and route not in GATEWAY_ROUTES + WORKSPACE_ROUTES):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected RULE or RULE@ROUTE with a rule of {', '.join(NAMES)}")
+    return text
 
 
 def main(argv: list[str]) -> int:
@@ -417,13 +428,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--feature-disabled", action="store_true", help="AI Gateway is not available for this workspace")
     parser.add_argument("--reject-token", action="store_true", help="403 Invalid access token, always")
     parser.add_argument("--latency", type=float, default=0.0, metavar="MS", help="milliseconds before each answer")
+    parser.add_argument(
+        "--lenient", type=_rule_option, action="append", default=[], metavar="RULE", help=f"turn a rule off: {', '.join(NAMES)}"
+    )
+    parser.add_argument(
+        "--cap", type=_cap_option, action="append", default=[], metavar="MODEL=N", help="the most max_tokens that it takes"
+    )
     parser.add_argument("--tool-call", action="store_true", help="ask for one tool call before each answer")
+    parser.add_argument("--tool-calls", type=int, default=0, metavar="N", help="ask for N, one after the other")
+    parser.add_argument("--at-once", action="store_true", help="ask for all of them in one answer")
     parser.add_argument("--oauth", type=float, metavar="S", help="a service principal whose tokens live S seconds")
     parser.add_argument("--log", type=Path, metavar="FILE", help="write each request there, a JSON line each, without tokens")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = vars(parser.parse_args(argv))
     command, log, serve = options.pop("command"), options.pop("log"), options.pop("serve")
     options["latency"] /= 1000
+    options["lenient"], options["caps"] = set(options["lenient"]), dict(options.pop("cap"))
     with StandIn(**options, serves=dict(serve) if serve else default_serves()) as standin:
         child = subprocess.Popen(command, env=standin.env)
         # Ctrl-C reaches the child by itself; a handler, unlike SIG_IGN, is not inherited by it.

@@ -1,0 +1,154 @@
+"""Hermes's own plugin: what it sends to a Databricks host, as Databricks takes it; to any other host, as ever.
+
+Setup copies this folder to `~/.hermes/plugins/model-providers/databricks/`; Hermes imports it there at first use, in its own
+Python. It stands in for Hermes's bundled profile "custom", and keeps what that does. What setup learnt of this workspace is
+in `learnt.json` beside it, read anew for each request:
+
+    {"hosts": ["gateway.example"],
+     "models": {"<model>": {"<base url>": {"max_tokens": 25000, "cache": "all" | "no-tools" | "none"}}}}
+
+`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this endpoint takes; `cache` is
+where it takes cache marks. Nothing here raises into a chat: what cannot be adapted is sent as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import threading
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Message = dict[str, Any]
+
+DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.cn cloud.databricks.com gcp.databricks.com"
+DOMAINS += " databricks.us cloud.databricks.mil"
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None) -> dict[str, Any]:
+    """Shape a conversation as Databricks takes it; what is given stays as it is.
+
+    Arguments:
+        messages: the conversation, in the shape of OpenAI's chat completions.
+        model: the model's name.
+        base_url: where it is asked.
+        learnt: what `learnt.json` holds.
+
+    Returns:
+        The fields of the request to set: `messages`, and the cap on output tokens where the endpoint has one.
+    """
+    facts = _facts(learnt, model, base_url)
+    shaped, cap = [_plain(message) for message in messages], facts.get("max_tokens")
+    claude = "claude" in model.lower()  # the others' models refuse cache marks
+    request: dict[str, Any] = {"messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)}
+    if isinstance(cap, int) and cap > 0:
+        newer = re.match(r"(.*/)?(gpt-4o|gpt-4\.1|gpt-5|o[134])", model.strip().lower())  # as Hermes itself decides
+        request["max_completion_tokens" if newer else "max_tokens"] = cap
+    return request
+
+
+def is_databricks(base_url: str, learnt: Any = None) -> bool:
+    """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
+    host = (urlsplit(base_url).hostname or "").rstrip(".")
+    hosts = learnt.get("hosts") if isinstance(learnt, dict) else None
+    named = isinstance(hosts, list) and bool(host) and host in hosts
+    return named or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
+
+
+def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
+    for key in ("models", model, base_url.rstrip("/")):
+        learnt = learnt.get(key) if isinstance(learnt, dict) else None
+    return learnt if isinstance(learnt, dict) else {}
+
+
+def _plain(message: Message) -> Message:
+    """A message without a `name`, which only a user's may have, and with no empty text beside tool calls."""
+    kept = {key: value for key, value in message.items() if key != "name" or message.get("role") == "user"}
+    if message.get("role") == "assistant" and message.get("tool_calls"):
+        content = message.get("content")
+        if isinstance(content, list):
+            content = [part for part in content if part and (part.get("type") != "text" or part.get("text"))]
+        kept["content"] = content or " "  # as the vendor's own client does: databricks-openai 0.18.0
+    return kept
+
+
+def _one_call_each(messages: list[Message]) -> list[Message]:
+    """Several calls of one message as one message each, before its answer; a list that does not pair up stays."""
+    shaped, i = list[Message](), 0
+    while i < len(messages):
+        message, i = messages[i], i + 1
+        answers = list(takewhile(lambda m: m.get("role") == "tool", messages[i:]))
+        calls = {call.get("id"): call for call in message.get("tool_calls") or []}
+        if len(calls) > 1 and {answer.get("tool_call_id") for answer in answers} == set(calls) and len(calls) == len(answers):
+            i += len(answers)
+            for n, answer in enumerate(answers):
+                content = " " if n else message.get("content")
+                shaped += [message | {"content": content, "tool_calls": [calls[answer.get("tool_call_id")]]}, answer]
+        else:
+            shaped.append(message)
+    return shaped
+
+
+def _cached(messages: list[Message], where: Any) -> list[Message]:
+    """The messages with cache marks, four at most: the system's, the user's last two, and where it is taken the last tool's."""
+    left = {} if where == "none" else {"system": 1, "user": 2, "tool": int(where == "all")}
+    shaped = list(messages)
+    for i, message in reversed(list(enumerate(messages))):
+        role, content = message.get("role"), message.get("content")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if left.get(str(role)) and parts and parts[-1].get("text", "no text, so nothing empty").strip():
+            shaped[i] = message | {"content": [*parts[:-1], parts[-1] | MARK]}
+            left[str(role)] -= 1
+    return shaped
+
+
+def _learnt() -> Any:
+    """What `learnt.json` holds now; None where there is none, or it is no JSON."""
+    try:
+        return json.loads(Path(__file__).with_name("learnt.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _profile(bundled: Any) -> Any:
+    """Hermes's profile "custom" with its requests to Databricks hosts adapted."""
+    seen = threading.local()
+
+    class Databricks(type(bundled)):  # type: ignore[misc]
+        def prepare_messages(self, messages: list[Message]) -> Any:
+            """Keep the messages for the next hook, which is told where they go."""
+            seen.messages = super().prepare_messages(messages)
+            return seen.messages
+
+        def build_api_kwargs_extras(self, **context: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            """What is merged over the request; a title's or a summary's comes here alone, and without a session."""
+            messages = seen.__dict__.pop("messages", None)
+            body, fields = super().build_api_kwargs_extras(**context)
+            try:
+                model, base_url, learnt = str(context.get("model")), str(context.get("base_url")), _learnt()
+                if is_databricks(base_url, learnt):
+                    adapted = adapt(messages, model, base_url, learnt) if messages and "session_id" in context else {}
+                    # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0 stumbles.
+                    left_out = "reasoning_effort" if "claude" in model.lower() else ""
+                    fields = {key: value for key, value in fields.items() if key != left_out} | adapted
+                    body = {key: value for key, value in body.items() if key not in ("think", "options")}  # Ollama's
+            except Exception:  # whatever it was, the chat goes on
+                logging.getLogger(__name__).debug("sent as it was", exc_info=True)
+            return body, fields
+
+    profile = copy.copy(bundled)
+    profile.__class__ = Databricks
+    return profile
+
+
+try:
+    from providers import get_provider_profile, register_provider  # type: ignore[import-not-found]
+except ImportError:  # setup's Python has no Hermes
+    pass
+else:
+    register_provider(_profile(get_provider_profile("custom")))
