@@ -15,10 +15,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from hermes.config import refresh_token, write_config
-from hermes.install import answering_servers, compile_hermes, install_hermes, prepare_home
-from hermes.routes import Prover, choose_routes, table, verdict
+from hermes.install import (
+    answering_servers,
+    compile_hermes,
+    install_hermes,
+    install_plugin,
+    prepare_home,
+    read_learnt,
+)
+from hermes.proof import Prover
+from hermes.routes import choose_routes, table, verdict
 from hermes.settings import SettingError, Settings, read_flag, read_settings
 
 __all__ = ["main", "refresh_token"]  # CODA's token rotator finds `refresh_token` here
@@ -62,7 +71,8 @@ def _setup(settings: Settings) -> int:
     if not settings.token:
         print("No Databricks token yet: Hermes is installed, its config follows once a token is there.")
         return 0
-    prover = Prover(settings.token) if settings.prove else None
+    learnt = read_learnt(settings.home)
+    prover = Prover(settings.token, learnt) if settings.prove else None
     routes = choose_routes(settings, prover)
     print(settings.origin or f"Workspace: {settings.host}")
     print(f"Gateway:   {f'{settings.gateway} ({settings.gateway_origin})' if settings.gateway else 'none that answers'}")
@@ -77,6 +87,7 @@ def _setup(settings: Settings) -> int:
         routes = replace(routes, models=tuple(prover.chat_models(settings.host)))
     path = settings.home / ".hermes" / "config.yaml"
     served = None if prover is None else prover.serves(routes.primary, settings.model) is True
+    install_plugin(settings.home, [urlsplit(settings.gateway).hostname or ""], prover.learnt if prover else learnt)
     print(f"Config:    {path} {write_config(path, settings, routes, served)}")
     if prover and not served:
         print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
@@ -88,7 +99,7 @@ def _check(settings: Settings) -> int:
     if not settings.token:
         print("No Databricks token: set DATABRICKS_TOKEN, or log in with the Databricks CLI.")
         return 1
-    prover = Prover(settings.token)
+    prover = Prover(settings.token, read_learnt(settings.home))
     routes = choose_routes(settings, prover)
     if settings.origin:
         print(settings.origin)

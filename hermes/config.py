@@ -254,14 +254,22 @@ def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
     note = ""
     if why:
         kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.bak")
-        _write_atomically(kept, raw)
+        write_whole(kept, raw)
         note = f"; the old one {why}, kept as {kept.name}"
-    _write_atomically(path, text.encode())
+    write_whole(path, text.encode())
     return f"written{note}"
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content: at any moment the old or the new is there, whole, and the new is for its owner alone."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file's content: at any moment the old or the new is there, whole, and the new is for its owner alone.
+
+    Arguments:
+        path: the file; a symlink is followed.
+        data: its new content.
+
+    Raises:
+        OSError: when it cannot be written; then the old file is there as it was.
+    """
     real = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent)
     try:

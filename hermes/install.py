@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from hermes import provider
+from hermes.config import write_whole
 from hermes.settings import HERMES, MCP_DEFAULTS
 from utils import adapt_instructions_file, unreachable
 
 NULL = subprocess.DEVNULL
+PLUGIN, LEARNT = ".hermes/plugins/model-providers/databricks", "learnt.json"
 MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
 
 
@@ -65,6 +72,61 @@ def compile_hermes(home: Path) -> None:
             command = ["nice", str(python), "-m", "compileall", "-q", "-j", "0", str(packages)]
             with contextlib.suppress(OSError):
                 subprocess.Popen(command, stdin=NULL, stdout=NULL, stderr=NULL, start_new_session=True, env={})
+
+
+def read_learnt(home: Path) -> dict[str, Any]:
+    """What an earlier setup learnt of this workspace, for `Prover`.
+
+    Arguments:
+        home: the home directory.
+
+    Returns:
+        By model and base URL what that endpoint takes; {} where nothing can be read.
+    """
+    models = _read_state(home).get("models")
+    return models if isinstance(models, dict) else {}
+
+
+def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any]) -> None:
+    """Put Hermes's own plugin beside its config, and what was learnt beside the plugin. Files of somebody else stay.
+
+    Arguments:
+        home: the home directory.
+        hosts: host names that are Databricks', though the name does not tell.
+        models: what was learnt, as `read_learnt` gives it.
+
+    Raises:
+        OSError: where it cannot be written; each file is whole all the same.
+    """
+    folder, state = home / PLUGIN, _read_state(home)
+    known = state.get("files")
+    before = known if isinstance(known, dict) else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for source in sorted(Path(provider.__file__).parent.glob("*.*")):
+        ours, target = source.read_bytes(), folder / source.name
+        there = target.read_bytes() if target.exists() else None
+        files[source.name] = _hash(ours)
+        if there not in (None, ours) and _hash(there) != before.get(source.name):
+            print(f"Plugin:    {target} is not ours and stays; remove it to have ours.")
+            files.pop(source.name)
+        elif there != ours:
+            write_whole(target, ours)
+    data = json.dumps({"hosts": hosts, "models": models, "files": files}, indent=1).encode()
+    if not (folder / LEARNT).exists() or (folder / LEARNT).read_bytes() != data:
+        write_whole(folder / LEARNT, data)
+
+
+def _read_state(home: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((home / PLUGIN / LEARNT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def prepare_home(home: Path, checkout: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermes.routes import Prover, choose_routes
+from hermes.proof import Prover
+from hermes.routes import choose_routes
 from hermes.settings import read_settings
 from tests.bench_terminal import Row, terminal_rows
 from tests.conftest import INSTALLED, ROOT

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 import responses
 
 import setup_hermes
+from hermes import install, provider
 from setup_hermes import main
 from tests.conftest import until
 from tests.mocked import (
@@ -17,6 +21,7 @@ from tests.mocked import (
     TOKEN,
     config_of,
 )
+from tests.test_utils import AZURE_GATEWAY
 
 
 def test_instructions_and_skills_of_coda(
@@ -135,3 +140,49 @@ def test_uv_shows_its_progress_to_a_person(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     assert main([], {"HOME": str(tmp_path)}) == 0
     assert "--quiet" not in (tmp_path / "asked").read_text()
+
+
+# --- Hermes's own plugin ------------------------------------------------------------------------------------------------
+
+
+def test_the_plugin_is_brought_whole_and_kept_up_to_date(env: dict[str, str], home: Path) -> None:
+    folder = home / install.PLUGIN
+    env["HERMES_PROVE"] = "false"
+    assert main([], env) == 0
+    ours = {f.name: f.read_bytes() for f in Path(provider.__file__).parent.glob("*.*")}
+    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.name != "learnt.json"} == ours
+    assert json.loads((folder / "learnt.json").read_text())["hosts"] == [urlsplit(AZURE_GATEWAY).hostname]
+    stamps = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
+    assert main([], env) == 0
+    assert {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == stamps
+    # As an older version of ours would be there:
+    state = json.loads((folder / "learnt.json").read_text())
+    state["files"]["__init__.py"] = hashlib.sha256(b"old").hexdigest()
+    (folder / "__init__.py").write_bytes(b"old")
+    (folder / "learnt.json").write_text(json.dumps(state))
+    assert main([], env) == 0
+    assert (folder / "__init__.py").read_bytes() == ours["__init__.py"]
+
+
+@pytest.mark.fault("file")
+def test_a_plugin_of_somebody_else_stays_and_is_said(
+    env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This is also how to leave ours out: an empty file in its place."""
+    theirs = home / install.PLUGIN / "__init__.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("")
+    for _ in range(2):
+        assert main([], env | {"HERMES_PROVE": "false"}) == 0
+        assert f"{theirs} is not ours and stays" in capsys.readouterr().out
+        assert theirs.read_text() == ""
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize("odd", ["[]", "{", '{"files": 3, "models": []}', "[" * 10000, '{"models": {"m": 3, "n": {"u": 3}}}'])
+def test_an_odd_memory_of_what_was_learnt_stops_nothing(odd: str, env: dict[str, str], home: Path) -> None:
+    state = home / install.PLUGIN / "learnt.json"
+    state.parent.mkdir(parents=True)
+    state.write_text(odd)
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert json.loads(state.read_text()).keys() == {"hosts", "models", "files"}

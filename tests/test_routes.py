@@ -13,8 +13,8 @@ import pytest
 import requests
 import responses
 
-from hermes import routes
-from hermes.routes import Answer, Prover
+from hermes import proof
+from hermes.proof import Answer, Prover
 from setup_hermes import main
 from tests.mocked import (
     DIRECT,
@@ -95,8 +95,8 @@ def test_unasked_the_default_is_written(gateway: str, expected: str, env: dict[s
         (400, f"you sent Bearer {TOKEN} \x1b[31m", "you sent Bearer *** [31m", None),
         (400, "x" * 110 + TOKEN, "x" * 110 + "***", None),
         (429, '{"error_code": "REQUEST_LIMIT_EXCEEDED"}', "serves the model (busy now: rate limited)", True),
-        (404, '{"error_code": "ENDPOINT_NOT_FOUND"}', "not served here", False),
-        (404, "<html>", "not served here", False),
+        (404, '{"error_code": "ENDPOINT_NOT_FOUND"}', "not served here, or not permitted", False),
+        (404, "<html>", "not served here, or not permitted", False),
         (404, '{"error_code": "FEATURE_DISABLED", "message": "no"}', "AI Gateway is not enabled for this workspace", False),
         (400, '{"error_code": "FEATURE_DISABLED", "message": "no"}', "AI Gateway is not enabled for this workspace", False),
         (401, "", "token rejected or not permitted", None),
@@ -251,7 +251,7 @@ def head(odd: Odd, **headers: str) -> None:
 @pytest.mark.fault("network")
 @pytest.mark.parametrize("slow", ["the headers", "the body", "an event"])
 def test_an_answer_that_drips_is_given_up(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "QUESTION", 0.5)
+    monkeypatch.setattr(proof, "QUESTION", 0.5)
     over = threading.Event()
 
     def drip(odd: Odd) -> None:

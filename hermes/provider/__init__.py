@@ -47,9 +47,20 @@ def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None
     claude = "claude" in model.lower()  # the others' models refuse cache marks
     request: dict[str, Any] = {"messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)}
     if isinstance(cap, int) and cap > 0:
-        newer = re.match(r"(.*/)?(gpt-4o|gpt-4\.1|gpt-5|o[134])", model.strip().lower())  # as Hermes itself decides
-        request["max_completion_tokens" if newer else "max_tokens"] = cap
+        request[cap_field(model)] = cap
     return request
+
+
+def cap_field(model: str) -> str:
+    """The field in which Hermes itself caps the output tokens of a model."""
+    newer = re.match(r"(.*/)?(gpt-4o|gpt-4\.1|gpt-5|o[134])", model.strip().lower())
+    return "max_completion_tokens" if newer else "max_tokens"
+
+
+def family(model: str) -> str:
+    """Whose model a name stands for: "claude", "gpt", "gemini", or "open" weights for all others."""
+    name = model.lower()
+    return "open" if "gpt-oss" in name else next((f for f in ("claude", "gpt", "gemini") if f in name), "open")
 
 
 def is_databricks(base_url: str, learnt: Any = None) -> bool:
