@@ -28,7 +28,8 @@ app: $(DEMO)/.local/bin/hermes
 
 check: .venv/ready
 	@mkdir -p $(DEMO)
-	@if $(WITHOUT_WORKSPACE); then $(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
+	@if $(WITHOUT_WORKSPACE); then echo "This is the stand-in, not your workspace: DATABRICKS_HOST or a profile says which is yours."; \
+	$(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
 
 # What runs in the app, and all that is uploaded.
 FILES := app.py setup_hermes.py utils.py hermes webapp app.yaml requirements.txt constraints.txt
