@@ -38,8 +38,10 @@ def until(condition: Callable[[], object], failure: Callable[[], str]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the developer's own reaches a test."""
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of the developer's own reaches a test, and no file of their home but caches."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
     own = re.compile(r"(DATABRICKS_|HERMES_|ENABLE_HERMES|APP_OWNER|MAX_CONCURRENT|_GATEWAY|ARM_|AZURE_).*|.*_MCP_URL")
     for name in filter(own.fullmatch, list(os.environ)):
         monkeypatch.delenv(name)

@@ -186,6 +186,7 @@ def test_killed_at_any_moment_the_file_is_whole_and_private(env: dict[str, str],
     killed = turn = 0
     whole = {users, DESIGN, users + DESIGN, users + DESIGN.replace(TOKEN, "other"), DESIGN.replace(TOKEN, "other")}
     while killed < KILLS:
+        assert turn < 50 * KILLS
         turn += 1
         if turn % 4 == 0:
             path.write_text(users)

@@ -436,3 +436,21 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
                 assert urlsplit(entry["base_url"]).hostname in HOSTS[tokens[entry["api_key"]]], file
     for text in (*said, *seen):
         assert not [token for token in tokens if token in text]
+
+
+def test_hermes_offers_the_workspaces_models(workspace: StandIn, hermes_home: Path) -> None:
+    pexpect = pytest.importorskip("pexpect", reason="pexpect is missing: it types into an interactive session")
+    assert setup(workspace, hermes_home).returncode == 0
+    env = workspace.env | {"HOME": str(hermes_home)}
+    session = pexpect.spawn(
+        str(hermes_home / ".local" / "bin" / "hermes"), ["chat"], env=env, dimensions=(50, 160), encoding="utf-8", timeout=60
+    )
+    try:
+        session.expect("\u276f")
+        session.send("/model")
+        session.expect("/model")
+        session.send("\r")
+        session.expect(r"databricks-gateway \(5 models\)")
+        session.expect(r"databricks-direct \(4 models\)")
+    finally:
+        session.close(force=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.mocked import (
     TOKEN,
     config_of,
 )
-from tests.test_utils import AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS
+from tests.test_utils import AWS, AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS, ID
 
 BAD_SETTINGS = [
     *({"DATABRICKS_HOST": url} for url in BAD_URLS),
@@ -236,3 +237,20 @@ def test_a_credential_that_is_no_bearer_is_no_token(env: dict[str, str], monkeyp
     monkeypatch.setattr(settings_module, "sdk_config", lambda *_, **__: Basic())
     del env["DATABRICKS_TOKEN"]
     assert read_settings(env).token == ""
+
+
+@responses.activate
+def test_the_id_that_was_copied_with_the_host_finds_the_gateway(env: dict[str, str]) -> None:
+    del env["_GATEWAY_RESOLVED"]
+    responses.get(AWS_GATEWAY, status=404)
+    settings = read_settings(env | {"DATABRICKS_HOST": f"https://{AWS}/?o={ID}"})
+    assert (settings.host, settings.gateway) == (f"https://{AWS}", AWS_GATEWAY)
+    assert len(responses.calls) == 1
+
+
+@responses.activate
+def test_without_a_token_no_gateway_is_asked(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
+    given = {k: v for k, v in env.items() if k not in ("_GATEWAY_RESOLVED", "DATABRICKS_TOKEN")}
+    assert read_settings(given).gateway == ""
+    assert len(responses.calls) == 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -273,13 +274,28 @@ def test_a_failed_probe_says_why_in_one_line(error: Exception, said: str, capsys
 
 
 def test_a_probe_ends_in_time_where_requests_would_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "get", lambda *_, **__: time.sleep(60))
+    over, gone = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        over.wait(60)
+        gone.set()
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "get", hang)
     assert utils.unreachable(EXPLICIT, timeout=0.05) == "timed out after 0.05 s"
+    over.set()
+    assert gone.wait(60)
 
 
-def test_the_real_resolver_and_the_real_refusal_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_look_up_and_a_real_refusal_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-    assert utils.unreachable("https://no-such-host.invalid", timeout=20) == "DNS: no such host"
+
+    def look_up(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", look_up)
+        assert utils.unreachable("https://no-such-host.invalid", timeout=20) == "DNS: no such host"
     assert utils.unreachable("https://127.0.0.1:1") == "connection: Connection refused"
 
 
@@ -301,6 +317,8 @@ BAD_URLS = [
     "http://127.evil.example",
     "ftp://host.example",
     "ftp://localhost",
+    "eyJhbGciOiJIUzI1NiJ9.secret-secret x",
+    "https://eyJhbGciOiJIUzI1NiJ9.secret:x",
     "file:///etc/passwd",
     "https://",
     "https:///path",
