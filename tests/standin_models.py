@@ -198,6 +198,10 @@ class PromptCache:
         self.clock: Callable[[], float] = time.monotonic
         self._used: dict[str, float] = {}
 
+    def forget(self) -> None:
+        """Empty it."""
+        self._used.clear()
+
     def count(self, body: Body) -> tuple[int, int, int]:
         """Take one request.
 
@@ -265,7 +269,7 @@ def completion(base_url: str, body: Body, counted: tuple[int, int, int], calls: 
             for i, function in enumerate(functions)
         ]
         message = {"role": "assistant", "content": None, "tool_calls": asked}
-    elif body.get("thinking"):  # docs.databricks.com, "Query reasoning models": content is a list then
+    elif body.get("thinking"):  # so mlflow 3 reads it (types/responses.py): content is a list
         thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "a thought", "signature": "s"}]}
         message["content"] = [thought, {"type": "text", "text": message["content"]}]
     usage = {"prompt_tokens": sum(counted), "completion_tokens": 1, "total_tokens": sum(counted) + 1}

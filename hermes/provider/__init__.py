@@ -13,9 +13,9 @@ where it takes cache marks. Nothing here raises into a chat: what cannot be adap
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-import logging
 import re
 import threading
 from itertools import takewhile
@@ -27,6 +27,7 @@ Message = dict[str, Any]
 
 DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.cn cloud.databricks.com gcp.databricks.com"
 DOMAINS += " databricks.us cloud.databricks.mil"
+NAMES = tuple(f"custom:databricks-{name}" for name in ("gateway", "direct", "fallback"))  # what the fallback chain asks for
 MARK = {"cache_control": {"type": "ephemeral"}}
 
 
@@ -109,10 +110,9 @@ def _cached(messages: list[Message], where: Any) -> list[Message]:
 
 def _learnt() -> Any:
     """What `learnt.json` holds now; None where there is none, or it is no JSON."""
-    try:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         return json.loads(Path(__file__).with_name("learnt.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    return None
 
 
 def _profile(bundled: Any) -> Any:
@@ -129,7 +129,7 @@ def _profile(bundled: Any) -> Any:
             """What is merged over the request; a title's or a summary's comes here alone, and without a session."""
             messages = seen.__dict__.pop("messages", None)
             body, fields = super().build_api_kwargs_extras(**context)
-            try:
+            with contextlib.suppress(Exception):  # whatever it is, the chat goes on
                 model, base_url, learnt = str(context.get("model")), str(context.get("base_url")), _learnt()
                 if is_databricks(base_url, learnt):
                     adapted = adapt(messages, model, base_url, learnt) if messages and "session_id" in context else {}
@@ -137,12 +137,11 @@ def _profile(bundled: Any) -> Any:
                     left_out = "reasoning_effort" if "claude" in model.lower() else ""
                     fields = {key: value for key, value in fields.items() if key != left_out} | adapted
                     body = {key: value for key, value in body.items() if key not in ("think", "options")}  # Ollama's
-            except Exception:  # whatever it was, the chat goes on
-                logging.getLogger(__name__).debug("sent as it was", exc_info=True)
             return body, fields
 
     profile = copy.copy(bundled)
     profile.__class__ = Databricks
+    profile.aliases += NAMES
     return profile
 
 
