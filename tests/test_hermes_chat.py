@@ -40,9 +40,10 @@ def configure(home: Path, base_url: str, key: str, model: str, **more: Any) -> N
         "model": {"default": model, "provider": "custom", "base_url": base_url, "api_key": key},
         "custom_providers": [{"name": "databricks-gateway", "base_url": base_url, "api_key": key}],
         "security": {"allow_lazy_installs": False, "tirith_enabled": False},
+        "skills": {"creation_nudge_interval": 0},  # else it reviews a turn of ten tools by itself
     }
     (home / ".hermes").mkdir(exist_ok=True)
-    (home / ".hermes" / "config.yaml").write_text(yaml.safe_dump(config | more))
+    (home / ".hermes" / "config.yaml").write_text(yaml.safe_dump(config | more, sort_keys=False))
 
 
 def plug_in(home: Path, learnt: Any = None) -> None:
@@ -75,7 +76,6 @@ def recorded(workspace: StandIn) -> list[Body]:
 
 # --- Each rule --------------------------------------------------------------------------------------------------------
 
-LEARNT = {"models": {SONNET: {"https://{host}/serving-endpoints": {"max_tokens": 25000}}}}
 RULES: list[tuple[str, str, Body, Body, str]] = [
     ("empty-content", OPUS_4_6, {"tool_calls": 1}, {}, "HTTP 400: messages: text content blocks must be non-empty"),
     ("name", OPUS_4_6, {"tool_calls": 1}, {}, "HTTP 400: messages.3.name: not supported"),
@@ -240,6 +240,8 @@ class _Other(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.path.endswith("/chat/completions"):  # Hermes asks whether this is Ollama
+            return self.send_error(404)
         self.bodies.append(raw)
         body = json.loads(raw)
         calls = [] if any(m["role"] == "tool" for m in body["messages"]) else ["echo one", "echo two"]

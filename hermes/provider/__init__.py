@@ -27,6 +27,9 @@ Message = dict[str, Any]
 
 DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.cn cloud.databricks.com gcp.databricks.com"
 DOMAINS += " databricks.us cloud.databricks.mil"
+NAMES = tuple(
+    f"custom:databricks-{name}{n}" for name in ("gateway", "direct", "fallback") for n in ("", "-2", "-3")
+)  # what the fallback chain asks for
 MARK = {"cache_control": {"type": "ephemeral"}}
 
 
@@ -151,6 +154,7 @@ def _profile(bundled: Any) -> Any:
 
     profile = copy.copy(bundled)
     profile.__class__ = Databricks
+    profile.aliases += NAMES
     return profile
 
 
