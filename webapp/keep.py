@@ -40,6 +40,7 @@ class Keeper:
         self._config: Any = None
         self._tokens: set[str] = {settings.env.get("DATABRICKS_TOKEN", "").strip()} - {""}
         self._worker: subprocess.Popen[str] | None = None
+        self._ready = False
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._restored, self._stopping, self._opened = threading.Event(), threading.Event(), False
         self._saved = 0.0  # when all was saved last, by time.monotonic()
@@ -116,35 +117,36 @@ class Keeper:
             if self._problem != before:
                 log.warning("Not %s: %s.", "saved" if self._restored.is_set() else "brought back", self._problem)
             return
-        if do != "look":
-            left = dict(answer["left_out"])
-            first = next(iter(left), "")
-            shown = first.encode("utf-8", "replace").decode() if first.isprintable() else ascii(first)
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            said = f"not saved: {shown} ({left[first]}){more}" if left and do == "save" else ""
-            if said and said != self._left_out:
-                log.warning("%s", said)
-            self._left_out = said
+        left = dict(answer["left_out"])
+        first = next(iter(left), "")
+        shown = first if first.isprintable() else ascii(first)
+        said = f"{shown} ({left[first]}){f' and {len(left) - 1} more' if len(left) > 1 else ''}" if left else ""
+        if said and said not in self._left_out:
+            log.warning("Left out: %s", said)
+        self._left_out = said and f"not saved: {said}"
         if do in ("restore", "late"):
             when = f"{str(answer['saved']).replace('T', ' ')[:16]} UTC" if answer["saved"] else ""
             if answer["older"]:
                 self._went_back = f"went back to {when}, the last whole state" if when else "no saved state is whole"
             self._told = f"Brought back {answer['files']} files, as saved on {when}." if when else ""
+            self._told += f" Not brought back: {said}." if said else ""
             self._restored.set()
         elif do == "save":
             self._saved = time.monotonic()
 
     def _ask(self, do: str) -> dict[str, Any]:
-        self._config = self._config or self._login()
+        if not self._worker or self._worker.poll() is not None:
+            self._worker = self._hire()  # it gets ready while we log in
         try:
+            self._config = self._config or self._login()
             token = str(self._config.authenticate()["Authorization"]).removeprefix("Bearer ")
         except Exception:
             self._config = None
             raise
         self._tokens.add(token)
-        if not self._worker or self._worker.poll() is not None:
-            self._worker = self._hire()
-        given, answers = self._worker.stdin, self._worker.stdout
+        given, answers = (self._worker.stdin, self._worker.stdout) if self._worker else (None, None)
+        if answers and not self._ready:
+            self._ready = answers.readline() != ""  # only now no terminal can read what comes through the pipe
         request = {"do": do, "host": self._config.host, "token": token, "hidden": sorted(self._tokens)}
         line = ""
         if given and answers:
@@ -156,7 +158,8 @@ class Keeper:
 
     def _hire(self) -> subprocess.Popen[str]:
         theirs = {k: v for k, v in self.settings.shell_env.items() if not k.startswith(("DATABRICKS_", "ARM_", "AZURE_"))}
-        worker = subprocess.Popen(
+        self._ready = False
+        return subprocess.Popen(
             [sys.executable, "-m", "webapp.saver", str(self.settings.home), self.settings.volume],
             env=theirs,
             cwd=Path(__file__).resolve().parent.parent,
@@ -165,9 +168,6 @@ class Keeper:
             text=True,
             start_new_session=True,  # a Ctrl-C is not for it
         )
-        if worker.stdout:
-            worker.stdout.readline()  # only then no terminal can read what comes through the pipe
-        return worker
 
 
 def _age(seconds: float) -> str:
