@@ -32,11 +32,13 @@ from databricks.sdk.errors import NotFound
 
 from hermes.settings import SettingError
 from tests.conftest import ROOT
+from tests.served import until
 from tests.standin import StandIn
 from tests.standin_files import Volume
 from webapp import archive, kept, saver
 from webapp.archive import Archive, SupersededError
 from webapp.ignore import Ignore
+from webapp.keep import Keeper
 from webapp.kept import clean_config
 from webapp.restore import Done
 from webapp.settings import read_settings
@@ -869,3 +871,76 @@ def test_nothing_is_lost_at_a_restart(place: Place, restarts: int) -> None:
     assert graceful >= restarts // 3
     assert torn == 0
     assert len(volume.names("state-")) <= 7
+
+
+def savers(home: Path) -> list[int]:
+    """The processes that save for a home."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"webapp.saver" in command and str(home).encode() in command:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.fault("volume")
+def test_a_last_save_that_takes_too_long_is_given_up_cleanly(place: Place) -> None:
+    instance = Instance(place)
+    assert instance.back() == ""
+    work = Work(random.Random(3))
+    work.do(instance.home)
+    until(lambda: place.volume.names("state-"), lambda: "nothing is saved")
+    states = place.volume.names("state-")
+    place.volume.slow = 3600.0
+    work.do(instance.home)
+    (process,) = savers(instance.home)
+    instance.end(signal.SIGTERM)
+    assert place.volume.names("state-") == states
+    assert not Path(f"/proc/{process}").exists()
+
+
+@pytest.mark.fault("volume")
+def test_a_process_that_saves_and_is_killed_has_a_successor(place: Place) -> None:
+    instance = Instance(place)
+    assert instance.back() == ""
+    (instance.home / "projects").mkdir()
+    (instance.home / "projects" / "a").write_text("a")
+    until(lambda: place.volume.names("state-"), lambda: "nothing is saved")
+    (instance.home / "projects" / "a").unlink()
+    (instance.home / "projects" / "b").write_text("b")
+    os.kill(savers(instance.home)[0], signal.SIGKILL)
+    until(lambda: len(place.volume.names("instance-")) > 1, lambda: "no successor")
+    instance.end(signal.SIGTERM)
+    assert [path.name for path in (place.restored() / "projects").iterdir()] == ["b"]
+
+
+def test_pauses_grow_while_it_fails_and_are_short_again_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper(read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH}), lambda: None)
+    good = {"saved": "2026-01-01T00:00:00", "older": False, "files": 1, "left_out": {}}
+    answers: list[dict[str, Any] | Exception] = [OSError("no\nroute"), good, *[{"problem": "full"}] * 9, good, good]
+    pauses: list[float] = []
+    notes: list[str] = []
+
+    def wait(pause: float) -> bool:
+        pauses.append(pause)
+        notes.append(keeper.note)
+        return len(answers) == 1
+
+    def ask(do: str) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with subprocess.Popen(["sleep", "60"], text=True) as worker:
+        monkeypatch.setattr(keeper, "_worker", worker)
+        monkeypatch.setattr(keeper, "_ask", ask)
+        monkeypatch.setattr(keeper._stopping, "wait", wait)
+        keeper._live()
+        worker.kill()
+    assert pauses == [0, 10, 60, 10, 20, 40, 80, 160, 320, 640, 900, 900, 60]
+    assert notes[0] == "not saved yet"
+    assert notes[1] == "not saved yet; OSError: no"
+    assert notes[3] == "not saved yet; full"
+    assert keeper.note == "saved just now"

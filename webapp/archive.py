@@ -212,6 +212,9 @@ class Archive:
                     done.left_out[entry.path] = str(reason)
                     self._seen.pop(entry.path, None)
                     continue
+                except FileNotFoundError:
+                    self._seen.pop(entry.path, None)
+                    continue
                 except OSError as error:  # it stays as it was saved last
                     done.left_out[entry.path] = error.strerror or type(error).__name__
                     again = True

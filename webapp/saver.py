@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def explain(error: BaseException, folder: str) -> str:
     return f"{type(error).__name__}: {said}"
 
 
+@lru_cache(maxsize=1)
 def _connect(host: str, token: str) -> Files:
     # The plain API, to the workspace alone: packs are too small to be sent in parts, or to presigned URLs elsewhere.
     config = Config(host=host, token=token, auth_type="pat", http_timeout_seconds=30, retry_timeout_seconds=5)
@@ -88,10 +91,12 @@ def main() -> None:
     with suppress(AttributeError, OSError):  # not on Linux
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the token from here
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the app says when it ends
+    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns of what older workspaces do not have
     print("ready", flush=True)
     archive = Archive(Path(sys.argv[1]), sys.argv[2], NotFound)
-    for line in sys.stdin:
-        print(json.dumps(work(archive, _connect, json.loads(line))), flush=True)
+    with suppress(BrokenPipeError):  # the app was killed
+        for line in sys.stdin:
+            print(json.dumps(work(archive, _connect, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
