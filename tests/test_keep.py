@@ -36,7 +36,7 @@ from tests.served import until
 from tests.standin import StandIn
 from tests.standin_files import Volume
 from webapp import archive, kept, saver
-from webapp.archive import Archive, SupersededError
+from webapp.archive import Archive, SupersededError, TornError
 from webapp.ignore import Ignore
 from webapp.keep import Keeper
 from webapp.kept import clean_config
@@ -528,26 +528,48 @@ def test_the_newer_instance_wins_and_the_older_says_so(place: Place) -> None:
     assert answer == {"problem": "a newer instance of this app saves now, this one no longer does", "end": True}
 
 
-def test_a_late_state_of_the_older_instance_never_outranks_the_newer_ones(place: Place) -> None:
-    """The older one has looked, the newer one starts and saves, then the older one writes its manifest."""
+def test_a_late_state_of_the_older_instance_harms_nothing_of_the_newer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older one has looked; the newer one starts and sends its packs; then the older one writes its state and cleans up."""
     old, new = place.home(), place.home()
     first = place.instance(old)
-    (old / "projects" / "a").write_text("old")
-    check = first._check
+    for number in range(5):
+        (old / "projects" / "a").write_text(f"old {number}")
+        place.save(first)
+    (old / "projects" / "a").write_text("late")
+    looked = first._list(place.files())
+    second = place.instance(new)
+    (new / "projects" / "b").write_bytes(os.urandom(1000))
+    real = second._send_state
 
-    def start_the_newer(files: archive.Files) -> dict[str, int]:
-        there = check(files)
-        first._check = first._list  # type: ignore[method-assign]  # it looks no more
-        second = place.instance(new)
-        (new / "projects" / "a").write_text("new")
-        (new / "projects" / "b").write_bytes(os.urandom(1000))
-        place.save(second)
-        return there
+    def after_the_older(*arguments: Any) -> int:
+        answers = iter([looked])
+        monkeypatch.setattr(first, "_check", lambda files: next(answers, None) or first._list(files))
+        place.save(first)
+        return real(*arguments)
 
-    first._check = start_the_newer  # type: ignore[method-assign]
-    place.save(first)
-    back = place.restored()
-    assert tree(back) == tree(new)  # the older one's cleaning took nothing of it
+    monkeypatch.setattr(second, "_send_state", after_the_older)
+    place.save(second)
+    assert len(place.volume.names(f"state-000001-{first.id}-000006")) == 1
+    assert tree(place.restored()) == tree(new)
+
+
+def test_no_manifest_is_written_for_what_is_not_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = place.home()
+    here = place.instance(home)
+    (home / "projects" / "a").write_text("a")
+    real = here._send_state
+
+    def after_a_loss(*arguments: Any) -> int:
+        place.volume.files.pop(f"{PATH}/{place.volume.names('pack-')[0]}")
+        monkeypatch.setattr(here, "_send_state", real)
+        return real(*arguments)
+
+    monkeypatch.setattr(here, "_send_state", after_a_loss)
+    with pytest.raises(TornError):
+        place.save(here)
+    assert place.volume.names("state-") == []
+    place.save(here)
+    assert tree(place.restored()) == tree(home)
 
 
 # --- Faults ---------------------------------------------------------------------------------------------------------------
