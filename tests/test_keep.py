@@ -170,6 +170,8 @@ def test_what_can_be_made_again_stays_out_and_so_does_what_keepignore_names(plac
         ".hermes/cache/x",
         ".hermes/checkpoints/x",
         ".hermes/image_cache/x.png",
+        ".hermes/plugins/model-providers/databricks/__init__.py",
+        ".hermes/plugins/mine/__init__.py",
         ".local/bin/hermes",
         ".bashrc",
     ):
@@ -179,7 +181,13 @@ def test_what_can_be_made_again_stays_out_and_so_does_what_keepignore_names(plac
     place.save(place.instance(home))
     back = place.restored()
     files = sorted(str(path.relative_to(back)) for path in back.rglob("*") if path.is_file())
-    assert files == ["projects/.keepignore", "projects/.tox/mine", "projects/data/small.csv", "projects/kept.log"]
+    assert files == [
+        ".hermes/plugins/mine/__init__.py",
+        "projects/.keepignore",
+        "projects/.tox/mine",
+        "projects/data/small.csv",
+        "projects/kept.log",
+    ]
 
 
 PATTERNS = (

@@ -197,7 +197,6 @@ from functools import partial
 from hermes.settings import sdk_config
 from webapp import keep
 from webapp.settings import read_settings
-keep.PATIENCE = 3.0
 settings = read_settings(os.environ)
 keeper = keep.Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.5)
 keeper.start()

@@ -22,7 +22,7 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 EVERY, LONGEST = 60.0, 900.0  # seconds between two saves; at most, while they fail
-PATIENCE = 60.0  # seconds that the first terminal waits for what was saved
+PATIENCE, TRIES = 60.0, 3  # seconds and attempts that the first terminal waits for what was saved
 DISK = "A restart empties the disk; to keep ~/projects and Hermes's memory, set HERMES_VOLUME."
 
 
@@ -43,6 +43,7 @@ class Keeper:
         self._ready = False
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._restored, self._stopping, self._opened = threading.Event(), threading.Event(), False
+        self._failures = 0  # in a row
         self._saved = 0.0  # when all was saved last, by time.monotonic()
         self._problem = self._left_out = self._went_back = self._told = ""
 
@@ -60,7 +61,7 @@ class Keeper:
         if not self.settings.volume or self._opened:
             return ""
         until = time.monotonic() + PATIENCE
-        while not self._restored.is_set() and time.monotonic() < until:
+        while not self._restored.is_set() and self._failures < TRIES and time.monotonic() < until:
             await asyncio.sleep(0.02)
         self._opened = True
         return self._told if self._restored.is_set() else f"Not brought back yet: {self._problem or 'still at it'}."
@@ -89,7 +90,7 @@ class Keeper:
         return " · ".join(part for part in said if part)
 
     def _live(self) -> None:
-        pause, failures, last = 0.0, 0, False
+        pause, last = 0.0, False
         while not last:
             last = self._stopping.wait(pause)
             back, alive = self._restored.is_set(), bool(self._worker and self._worker.poll() is None)
@@ -104,8 +105,9 @@ class Keeper:
             self._learn(do, answer)
             if answer.get("end"):
                 break
-            failures = failures + 1 if self._problem else 0
-            pause = min(self._every / 12 * 2**failures, LONGEST) if failures else 0.0 if do == "look" else self._every
+            self._failures = self._failures + 1 if self._problem else 0
+            growing = min(self._every / 12 * 2 ** min(self._failures, 20), LONGEST)
+            pause = growing if self._failures else 0.0 if do == "look" else self._every
         if self._worker and self._worker.stdin:
             self._worker.stdin.close()
             self._worker.wait()

@@ -31,6 +31,7 @@ AGAIN = """
 node_modules/ .venv/ __pycache__/ .cache/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .hypothesis/ .tox/ .nox/
 .ipynb_checkpoints/ *.pyc .DS_Store
 """
+OURS = "/plugins/model-providers/databricks/"  # in ~/.hermes: setup brings it, in this version
 CREDENTIALS = """
 .env .env.* !.env.example !.env.sample !.env.template .envrc .databrickscfg* .netrc .pgpass .pypirc .npmrc .git-credentials
 .aws/ .azure/ .ssh/ .kube/ .databricks/ auth.json credentials.json token.json *_token.json *_tokens.json id_rsa id_ecdsa
@@ -129,7 +130,7 @@ def kept_rules(patterns: Iterable[str]) -> Callable[[str, bool], bool]:
     Returns:
         A function of a path relative to the home directory, and whether it is a folder; a folder's answer goes for all in it.
     """
-    again, secret, hermes = Ignore(AGAIN.split()), Ignore(CREDENTIALS.split()), Ignore(HERMES.split())
+    again, secret, hermes = Ignore([*AGAIN.split(), OURS]), Ignore(CREDENTIALS.split()), Ignore(HERMES.split())
     theirs = Ignore([*AGAIN.split(), *patterns])
 
     def rules(path: str, folder: bool) -> bool:
