@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Keeper:
         while not last:
             last = self._stopping.wait(pause)
             back, alive = self._restored.is_set(), bool(self._worker and self._worker.poll() is None)
-            if last and not back:  # nothing is known of what a save would replace
+            if last and not (back and alive):  # nothing is known of what a save would replace
                 break
             do = ("save" if alive else "look") if back else ("late" if self._opened else "restore")
             try:
@@ -109,7 +110,8 @@ class Keeper:
             growing = min(self._every / 12 * 2 ** min(self._failures, 20), LONGEST)
             pause = growing if self._failures else 0.0 if do == "look" else self._every
         if self._worker and self._worker.stdin:
-            self._worker.stdin.close()
+            with suppress(OSError):  # it has ended already
+                self._worker.stdin.close()
             self._worker.wait()
 
     def _learn(self, do: str, answer: dict[str, Any]) -> None:
