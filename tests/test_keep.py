@@ -52,6 +52,7 @@ class Place:
     def __init__(self, workspace: StandIn, volume: Volume, folder: Path) -> None:
         self.workspace, self.volume, self.folder = workspace, volume, folder
         self.number = 0
+        self.processes: list[subprocess.Popen[str]] = []
 
     def home(self) -> Path:
         """A fresh disk."""
@@ -89,7 +90,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         for name, value in workspace.env.items():
             if name.lower().endswith(("_proxy", "_bundle", "_cert_file")):
                 monkeypatch.setenv(name, value)
-        yield Place(workspace, volume, tmp_path)
+        here = Place(workspace, volume, tmp_path)
+        yield here
+        for process in here.processes:  # of a test that failed
+            process.kill()
+            process.wait()
 
 
 def tree(home: Path) -> dict[str, Any]:
@@ -769,6 +774,7 @@ class Instance:
             (self.home / name).rmdir()
         env = place.workspace.env | {"HOME": str(self.home), "HERMES_VOLUME": PATH}
         self.process = subprocess.Popen([sys.executable, "-c", DRIVER], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        place.processes.append(self.process)
 
     def back(self) -> str:
         """Wait until what was saved is back."""
