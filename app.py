@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
@@ -14,8 +15,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from nicegui import app, ui
 
-from hermes.settings import SettingError
+from hermes.settings import SettingError, sdk_config
 from webapp.access import Access, find_owner
+from webapp.keep import Keeper
 from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
@@ -46,9 +48,16 @@ def serve(settings: Settings) -> None:
     Arguments:
         settings: the app's.
     """
-    sessions, owner, creator = Sessions(settings), [settings.owner], partial(find_creator, settings)
+    keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20))
+    sessions, owner, creator = Sessions(settings, keeper), [settings.owner], partial(find_creator, settings)
+
+    async def end() -> None:
+        await sessions.close()
+        await asyncio.to_thread(keeper.stop)  # the platform gives 15 s for both
+
+    keeper.start()
     app.on_startup(sessions.new)
-    app.on_shutdown(sessions.close)
+    app.on_shutdown(end)
 
     @ui.page("/")
     def page(request: Request) -> None:

@@ -26,6 +26,9 @@ FAULTS = {  # what the tests marked with it assert
     "hostile settings": "one line, exit 2, nothing written",
     "hostile YAML": "what is not ours stays; what is no config is kept beside",
     "oversized values": "taken whole, or one short line",
+    "volume": "one line says why; the last whole state stays, and the next save goes on",
+    "torn or hostile state": "the one before is restored, and nothing else is touched",
+    "restart": "all that is older than the last save is back, byte for byte",
 }
 
 

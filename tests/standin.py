@@ -63,6 +63,10 @@ DISABLED = {"error_code": "FEATURE_DISABLED", "message": "AI Gateway is not avai
 Answer = tuple[int, dict[str, Any] | bytes]
 
 
+class Cut(bytes):
+    """A body that ends in the middle: as much again is promised, and the connection ends."""
+
+
 @dataclass
 class Call:
     """One request as it came through the tunnel, its token good already. Header names are in lower case."""
@@ -235,6 +239,8 @@ class StandIn:
         on_gateway = host == self.gateway_host
         if self.feature_disabled and (on_gateway or path.startswith("/ai-gateway/")):
             return 404, DISABLED
+        if path.startswith("/presigned/") and "/presigned/" in self.rooms:  # the URL is the permission
+            return self.rooms["/presigned/"](call)
         if not authorization:
             return 401, NO_TOKEN
         if not self._accepts(authorization.removeprefix("Bearer ")):
@@ -347,7 +353,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         standin = self.standin
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        raw = (
+            self._chunks() if "Transfer-Encoding" in self.headers else self.rfile.read(int(self.headers["Content-Length"] or 0))
+        )
         if not self.host:
             standin.requests.append(Request(self.command, self.path, "", 403))
             self._send(403, b"", "text/plain")
@@ -369,12 +377,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(status, json.dumps(answer).encode(), "application/json")
 
+    def _chunks(self) -> bytes:
+        raw = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            raw += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return raw
+
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_PATCH = _handle  # noqa: N815
 
     def _send(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.close_connection |= isinstance(body, Cut)
+        self.send_header("Content-Length", str(len(body) * (2 if isinstance(body, Cut) else 1)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -133,7 +133,7 @@ def needed(name: str) -> set[str]:
     found, new = set[str](), {name}
     while new:
         found |= new
-        started = {"setup_hermes"} if "webapp.sessions" in new else set()
+        started = {"setup_hermes", "webapp.saver"} if "webapp.sessions" in new else set()
         packages = {n.rpartition(".")[0] for n in new} & modules().keys()
         new = set[str]().union(packages, started, *map(imports, new)) - found
     return found

@@ -11,6 +11,7 @@ import yaml
 from nicegui import ui
 from nicegui.events import GenericEventArguments, XtermDataEventArguments
 
+from webapp.keep import DISK
 from webapp.sessions import Sessions
 from webapp.terminal import RESET, Terminal, Viewer
 
@@ -35,6 +36,8 @@ body { background: #101216; overflow: hidden; }
 body:has(#popup[aria-hidden="false"]) .link::before { color: #e0a458; }
 body:has(#popup[aria-hidden="false"]) .link::after { content: "reconnecting …"; }
 #popup { display: none; }
+.kept { overflow: hidden; text-overflow: ellipsis; }
+.once { gap: 4px; flex-wrap: nowrap; align-items: center; }
 .tabs { display: flex; gap: 2px; margin-left: auto; }
 .line .q-btn { min-height: 24px; padding: 0 8px; font-size: 13px; }
 .line .shown { color: #fff; background: #2c313a; }
@@ -69,6 +72,11 @@ class Window:
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
             self.label = ui.label()
+            self.kept = ui.label().classes("kept")
+            with ui.row().classes("once") as self.once:
+                ui.label(DISK)
+                ui.button("Got it", on_click=self._read).props("flat dense no-caps color=grey-4")
+            self.once.set_visibility(False)
             self.tabs = ui.element("nav").classes("tabs")
             ui.button("New terminal", icon="add", on_click=self._new).props("flat dense no-caps color=grey-4")
         self.client.on_connect(self._connect)
@@ -93,6 +101,12 @@ class Window:
         if self.client.has_socket_connection:  # else nothing would make this window leave again
             self.size = (size[0], size[1])
             self.show(self.number)
+        if self.sessions.settings.name and not self.sessions.settings.volume:
+            self.once.set_visibility(not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10))
+
+    def _read(self) -> None:
+        self.once.set_visibility(False)
+        self.client.run_javascript("localStorage.setItem('disk', 'read')")  # the browser's memory outlives our disk
 
     def _disconnect(self) -> None:
         if not self.client.has_socket_connection:
@@ -140,6 +154,9 @@ class Window:
 
     def _describe(self) -> None:
         self.label.set_text(describe(self.sessions.settings.config) or self.sessions.note)
+        note = self.sessions.keeper.note if self.sessions.keeper else ""
+        self.kept.set_text(note)
+        self.kept.props["title"] = note  # all of it, where the line is too short
 
 
 def describe(config: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nicegui import Event
 
+from webapp.keep import Keeper
 from webapp.settings import Settings
 from webapp.terminal import Terminal
 
@@ -20,10 +21,11 @@ class Sessions:
 
     Arguments:
         settings: the app's.
+        keeper: brings back what was saved, before anything runs; None for nothing to bring back.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, keeper: Keeper | None = None) -> None:
+        self.settings, self.keeper = settings, keeper
         self.open: dict[int, Terminal] = {}
         self.changed: Event[[]] = Event()
         # Why there is no Hermes; "" once it is set up.
@@ -59,6 +61,8 @@ class Sessions:
             if self._setup.locked():
                 terminal.say(self.note)
             async with self._setup:
+                if self.keeper and (told := await self.keeper.restored()):
+                    terminal.say(told)
                 if settings.hermes and (self.note or not settings.config.exists()):
                     await self._set_up(number, terminal)
             # A program started now draws itself for the window that looks at it.

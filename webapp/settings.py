@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ class Settings:
     port: int
     limit: int  # terminals at most
     hermes: bool  # whether it is wanted
+    volume: str  # `HERMES_VOLUME`, a folder of a Unity Catalog volume, or ""
     env: dict[str, str] = field(repr=False)  # for the setup, with all its credentials
 
     @property
@@ -56,6 +58,12 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             raise SettingError(f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}")
         return int(text)
 
+    given = env.get("HERMES_VOLUME", "").strip()
+    volume = given.rstrip("/")
+    # Names in Unity Catalog hold no space, slash, dot or control character.
+    if given and not re.fullmatch(r"/Volumes(/[^\s./\x00-\x1f\x7f]+){3}(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*", volume):
+        expected = "/Volumes/<catalog>/<schema>/<volume>, or a folder below it"
+        raise SettingError(f"HERMES_VOLUME: {given[:100]!r} will not do; expected {expected}")
     home = read_home(env)
     return Settings(
         home=home,
@@ -64,5 +72,6 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         port=number("DATABRICKS_APP_PORT", 8000, 65535),
         limit=number("MAX_CONCURRENT_SESSIONS", 5, 100),
         hermes=read_flag(env, "ENABLE_HERMES"),
+        volume=volume,
         env={**env, "HOME": str(home)},
     )
