@@ -16,10 +16,11 @@ from nicegui import app, ui
 
 from hermes.settings import SettingError
 from webapp.access import Access, find_owner
+from webapp.files import Files
 from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
-from webapp.tokens import connect, find_creator, keep_token_fresh
+from webapp.tokens import TokenNews, connect, find_creator, keep_token_fresh
 
 
 def main() -> int:
@@ -47,13 +48,14 @@ def serve(settings: Settings) -> None:
         settings: the app's.
     """
     sessions, owner, creator = Sessions(settings), [settings.owner], partial(find_creator, settings)
+    news = TokenNews()
     app.on_startup(sessions.new)
     app.on_shutdown(sessions.close)
 
     @ui.page("/")
     def page(request: Request) -> None:
         number = request.query_params.get("terminal", "")
-        Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0)
+        Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0, news)
 
     whole = FastAPI(openapi_url=None)
     ui.run_with(
@@ -62,9 +64,10 @@ def serve(settings: Settings) -> None:
     if settings.name and not settings.owner:
         threading.Thread(target=lambda: owner.append(find_owner(creator)), daemon=True).start()
     if settings.hermes and not settings.env.get("DATABRICKS_TOKEN", "").strip():
-        threading.Thread(target=keep_token_fresh, args=(settings.config, partial(connect, settings)), daemon=True).start()
+        keep = partial(keep_token_fresh, settings.config, partial(connect, settings), news=news)
+        threading.Thread(target=keep, daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
-    guarded = Access(whole, (lambda: owner[-1]) if settings.name else None)
+    guarded = Access(Files(whole, settings.home / "projects"), (lambda: owner[-1]) if settings.name else None)
     print(
         f"Hermes is on port {settings.port}." if settings.name else f"Hermes is at http://localhost:{settings.port}", flush=True
     )

@@ -11,8 +11,10 @@ import yaml
 from nicegui import ui
 from nicegui.events import GenericEventArguments, XtermDataEventArguments
 
+from webapp.panel import add_panels
 from webapp.sessions import Sessions
 from webapp.terminal import RESET, Terminal, Viewer
+from webapp.tokens import TokenNews
 
 POLL = 2.0  # seconds between two looks at Hermes's config
 DAY = 86400.0
@@ -54,9 +56,10 @@ class Window:
     Arguments:
         sessions: the terminals.
         number: the one to show; another where it is not open.
+        news: what is known of the token.
     """
 
-    def __init__(self, sessions: Sessions, number: int) -> None:
+    def __init__(self, sessions: Sessions, number: int, news: TokenNews) -> None:
         self.sessions, self.number = sessions, number
         self.terminal: Terminal | None = None
         self.size = (24, 80)
@@ -68,7 +71,7 @@ class Window:
         self.screen.on("resize", self._resize, throttle=0.1)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
-            self.label = ui.label()
+            self.label = add_panels(sessions, news, self.show)
             self.tabs = ui.element("nav").classes("tabs")
             ui.button("New terminal", icon="add", on_click=self._new).props("flat dense no-caps color=grey-4")
         self.client.on_connect(self._connect)
@@ -139,7 +142,7 @@ class Window:
             ui.notify(f"All {limit} terminals are in use; `exit` in one of them frees its place.", position="top")
 
     def _describe(self) -> None:
-        self.label.set_text(describe(self.sessions.settings.config) or self.sessions.note)
+        self.label.set_text(describe(self.sessions.settings.config) or self.sessions.note or "Routes")
 
 
 def describe(config: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.config import refresh_token
@@ -14,6 +15,14 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL = 2.0  # seconds between two looks at the token, and at Hermes's config
+
+
+@dataclass
+class TokenNews:
+    """What a person may know of the token."""
+
+    since: float = 0.0  # when the last new one came, in seconds since 1970; 0 before the first
+    trouble: str = ""  # what stood in the way of a fresh one the last time
 
 
 def connect(settings: Settings) -> Callable[[], str]:
@@ -29,14 +38,26 @@ def find_creator(settings: Settings) -> str | None:
     return WorkspaceClient(config=sdk_config(settings.env, settings.home, timeout=20)).apps.get(settings.name).creator
 
 
-def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep: Callable[[float], None] = time.sleep) -> None:
+def one_line(error: Exception) -> str:
+    """What went wrong, without the settings that databricks-sdk adds to it."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].split('. Config:')[0][:200]}"
+
+
+def keep_token_fresh(
+    config: Path,
+    login: Callable[[], Callable[[], str]],
+    sleep: Callable[[float], None] = time.sleep,
+    news: TokenNews | None = None,
+) -> None:
     """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
 
     Arguments:
         config: Hermes's config; nothing is asked for while there is none.
         login: gives what gives the current token; called again after an error.
         sleep: waits that many seconds.
+        news: is told of each new token, and of trouble.
     """
+    news = news or TokenNews()
     ask, done, pause = None, None, POLL
     while True:
         try:
@@ -46,10 +67,13 @@ def keep_token_fresh(config: Path, login: Callable[[], Callable[[], str]], sleep
                 now = ask(), config.stat().st_mtime_ns
                 if now != done:
                     refresh_token(config, now[0])
+                    if done is None or now[0] != done[0]:
+                        news.since = time.time()
                     done = now
+                news.trouble = ""
             pause = POLL
         except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
             ask, pause = None, min(2 * pause, 60.0)
-            reason = (str(error).splitlines() or [""])[0].split(". Config:")[0][:200]
-            log.warning("No fresh token (%s: %s). Trying again in %.0f s.", type(error).__name__, reason, pause)
+            news.trouble = f"No fresh token ({one_line(error)})."
+            log.warning("%s Trying again in %.0f s.", news.trouble, pause)
         sleep(pause)
