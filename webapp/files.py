@@ -9,6 +9,7 @@ import shlex
 import stat
 import unicodedata
 import uuid
+from collections.abc import Generator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -174,15 +175,14 @@ class Files:
             os.close(handle)
             if not is_packable(self.root, parts):
                 raise RefusedError(413, f"{shown(name)}: it holds more than {ENTRIES} files; pack it in a terminal with tar")
-            return StreamingResponse(
-                pack(self.root, parts), headers=_as_attachment(f"{name}.zip"), media_type="application/zip"
-            )
+            return _Attachment(pack(self.root, parts), f"{name}.zip", "application/zip")
         file = FileIO(handle)
         if not stat.S_ISREG(status.st_mode):
             file.close()
             raise RefusedError(403, f"{shown(name)}: it is neither a file nor a folder")
-        headers = {**_as_attachment(name), "content-length": str(status.st_size)}
-        return StreamingResponse(read(file, status.st_size), headers=headers, media_type="application/octet-stream")
+        response = _Attachment(read(file, status.st_size), name, "application/octet-stream")
+        response.headers["content-length"] = str(status.st_size)
+        return response
 
 
 # --- Helpers --------------------------------------------------------------------------------------------------------------
@@ -229,5 +229,16 @@ def _numbered(name: str, number: int) -> str:
     return stem.encode()[: 255 - len(ending.encode())].decode("utf-8", "ignore") + ending
 
 
-def _as_attachment(name: str) -> dict[str, str]:
-    return {**HEADERS, "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}  # RFC 5987
+class _Attachment(StreamingResponse):
+    """Something to keep, not to show; what it reads from is closed even when its reader has gone."""
+
+    def __init__(self, pieces: Generator[bytes], name: str, kind: str) -> None:
+        kept = f"attachment; filename*=UTF-8''{quote(name, safe='')}"  # RFC 5987
+        super().__init__(pieces, headers={**HEADERS, "content-disposition": kept}, media_type=kind)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._pieces.close()

@@ -7,7 +7,7 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO, RawIOBase
@@ -111,7 +111,7 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text(name))
 
 
-def read(file: FileIO, size: int) -> Iterator[bytes]:
+def read(file: FileIO, size: int) -> Generator[bytes]:
     """Read as many bytes as were promised; a file that has shrunk meanwhile ends the connection, which the browser reports."""
     with file:
         while size and (chunk := file.read(min(CHUNK, size))):
@@ -124,7 +124,7 @@ def is_packable(root: Path, parts: Sequence[str]) -> bool:
     return sum(1 for _ in _walk(root, parts, ENTRIES + 1)) <= ENTRIES
 
 
-def pack(root: Path, parts: Sequence[str]) -> Iterator[bytes]:
+def pack(root: Path, parts: Sequence[str]) -> Generator[bytes]:
     """Make a zip of a folder, piece by piece. Links, and what cannot be read, are not in it; a text in it names them.
 
     Arguments:
