@@ -151,17 +151,27 @@ const giveFiles = (() => {
       return entry?.isDirectory ? entry : item.getAsFile();
     }).filter(Boolean));
   });
+  const isImage = thing => thing.type.startsWith("image/");
+  function giveImages(images) {
+    const time = new Date(Date.now() - new Date().getTimezoneOffset() * 6e4).toISOString().slice(0, 19).replace(/\D/g, "");
+    give(images.map(image => new File([image], `pasted-${time}.${image.type.slice(6).replace(/\W.*/, "")}`)));
+  }
+  async function readImages() {
+    const items = await navigator.clipboard.read();
+    const kinds = items.map(item => [item, item.types.find(type => isImage({type}))]).filter(([, type]) => type);
+    const images = await Promise.all(kinds.map(([item, type]) => item.getType(type)));
+    if (images.length) giveImages(images);
+  }
   capture("paste", event => {
+    const {types, files} = event.clipboardData, images = [...files].filter(isImage);
+    // Ctrl+Shift+V pastes text alone, so it comes with nothing where a picture is copied: the browser must be asked for that.
+    const asked = !types.length && navigator.clipboard?.read;
     // What comes from a text program has text beside its picture.
-    const images = [...event.clipboardData.files].filter(file => file.type.startsWith("image/"));
-    if (!images.length || event.clipboardData.types.includes("text/plain")) return;
+    if (types.includes("text/plain") || !(images.length || asked)) return;
     event.preventDefault();
     event.stopPropagation();
-    const time = new Date(Date.now() - new Date().getTimezoneOffset() * 6e4).toISOString().slice(0, 19).replace(/\D/g, "");
-    give(images.map(file => {
-      const ending = file.type.slice(6).replace(/\W.*/, "");
-      return new File([file], `pasted-${time}.${ending}`, {type: file.type});
-    }));
+    if (images.length) giveImages(images);
+    else readImages().catch(() => {});  // no consent
   });
   addEventListener("beforeunload", event => { if (batches) event.preventDefault(); });
 
