@@ -16,7 +16,7 @@ from nicegui import app, ui
 
 from hermes.settings import SettingError
 from webapp.access import Access, find_owner
-from webapp.files import Files
+from webapp.files import Files, OnDemand
 from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
@@ -77,6 +77,7 @@ def serve(settings: Settings) -> None:
         host=host,
         port=settings.port,
         log_level="warning",
+        http=OnDemand,
         loop="asyncio",  # uvloop lets the programs inherit each other's terminals
         ws="wsproto",
         workers=1,  # whatever WEB_CONCURRENCY says

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,29 @@ def test_five_hundred_at_once_all_arrive(served: Served, projects: Path) -> None
         connection.close()
     found = sorted(p.read_bytes() for p in (projects / "uploads").iterdir())
     assert found == [b"%010d" % n * 10_000 for n in range(500)]
+
+
+def test_an_upload_that_waits_is_not_read(served: Served, projects: Path) -> None:
+    """What the server has not asked for stays with its sender, so that a crowd of uploads costs it nothing."""
+    head = f"Host: localhost:{served.port}\r\nOrigin: {served.url}\r\nContent-Length: 50000000\r\n\r\n".encode()
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port))) for _ in range(files.AT_ONCE + 1)]
+        for n, connection in enumerate(crowd):
+            connection.sendall(f"POST /files/{n} HTTP/1.1\r\n".encode() + head + b"x")
+            until(lambda n=n: sum(PART in p for p in names(projects)) == min(n + 1, files.AT_ONCE), lambda: "it waits")  # type: ignore[misc]
+        last = crowd[-1]
+        last.setblocking(False)
+        sent = 0
+        with suppress(BlockingIOError):
+            while sent < 50_000_000 - 1:
+                sent += last.send(bytes(100_000))
+        assert sent < 20_000_000  # the system's own buffers
+        last.setblocking(True)
+        for connection in crowd[:-1]:
+            connection.close()
+        last.sendall(bytes(50_000_000 - 1 - sent))
+        assert last.recv(12) == b"HTTP/1.1 200"
+    assert (projects / "uploads" / str(files.AT_ONCE)).stat().st_size == 50_000_000
 
 
 @pytest.mark.fault("network")

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webapp.access import App, Receive, Scope, Send
 from webapp.folder import CHUNK, ENTRIES, PART, is_packable, open_below, pack, read, shown, text
@@ -41,6 +42,16 @@ REASONS = {
     errno.EDQUOT: (507, "the disk is full"),
     errno.EFBIG: (507, "the disk takes no file of this size"),
 }
+
+
+class OnDemand(HttpToolsProtocol):
+    """HTTP that reads no more of a body than was asked for: uvicorn itself reads up to 320 kB of each upload that waits."""
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body, and rest until the application asks for the next."""
+        super().on_body(body)
+        if self.cycle and self.cycle.body and not self.cycle.response_complete:
+            self.flow.pause_reading()
 
 
 class RefusedError(Exception):
