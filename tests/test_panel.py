@@ -52,6 +52,13 @@ def dialog(page: Page, name: str) -> Locator:
     return page.get_by_role("dialog", name=name)
 
 
+def named(panel: Locator) -> None:
+    """Whatever a person can act on has a name for a screen reader."""
+    acts = re.findall(r"- (?:button|link|textbox|region|img|list)\b.*", snapshot := panel.aria_snapshot())
+    assert len(acts) > 4, snapshot
+    assert [act for act in acts if not re.match(r'- \w+ "\S', act)] == [], snapshot
+
+
 def typed(page: Page, text: str) -> None:
     """Wait until a text stands at the prompt, however it is broken into rows."""
     page.wait_for_function(f"text => (({BUFFER})()).replaceAll('\\n', '').includes(text)", arg=text)
@@ -217,6 +224,7 @@ def test_the_files_panel_without_a_mouse(window: Open, shells: Served, viewport:
     texts = [re.sub(r"\s+", " ", text) for text in rows.all_inner_texts()]
     assert texts[-2:] == ["notes.md 4.2 kB 1 h", "reports/ zip 2 h"]
     assert "link, not followed" in "".join(texts[:2])
+    named(files)
     shot(page, f"14-files-{viewport['width'] if viewport else 1200}")
 
     def focused() -> str:
@@ -335,6 +343,7 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         expect(routes).to_contain_text("Token: DATABRICKS_TOKEN")
         assert standin.token not in page.content()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        named(routes)
         shot(page, f"15-routes-{viewport['width'] if viewport else 1200}")
 
         # The workspace's admin has turned it on: a person sees it, and sets up again, by keys alone.

@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
@@ -23,10 +24,14 @@ import pytest
 pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 
+import uvicorn
+from uvicorn.server import ServerState
+
 from tests.served import OWNER, PATIENCE, Served, until
 from tests.standin import StandIn
 from webapp import files, folder
-from webapp.files import Files
+from webapp.access import Receive, Scope, Send
+from webapp.files import Files, OnDemand
 from webapp.folder import PART, address, list_folder, pack, shown
 
 Answer = tuple[int, HTTPMessage, bytes]
@@ -182,7 +187,7 @@ def test_five_hundred_at_once_all_arrive(served: Served, projects: Path) -> None
 
 
 def test_an_upload_that_waits_is_not_read(served: Served, projects: Path) -> None:
-    """What the server has not asked for stays with its sender, so that a crowd of uploads costs it nothing."""
+    """It stays with its sender until there is a place for it."""
     head = f"Host: localhost:{served.port}\r\nOrigin: {served.url}\r\nContent-Length: 50000000\r\n\r\n".encode()
     with ExitStack() as stack:
         crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port))) for _ in range(files.AT_ONCE + 1)]
@@ -284,6 +289,32 @@ async def inside(app: Files, method: str, path: str, body: list[bytes] | None) -
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": [], "asgi": {}}
     await app(scope, receive, send)
     return sent[0]["status"], b"".join(m.get("body", b"") for m in sent)
+
+
+def test_a_body_is_read_only_when_it_is_asked_for() -> None:
+    async def serve_one() -> list[str]:
+        begun, ask = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.set()
+            await ask.wait()
+            for _ in range(2):
+                await receive()
+
+        transport = Mock(**{"get_extra_info.return_value": None, "is_closing.return_value": False})
+        protocol = OnDemand(uvicorn.Config(app, lifespan="off"), ServerState(), {}, asyncio.get_running_loop())
+        protocol.connection_made(transport)
+        protocol.data_received(b"POST /files/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        await begun.wait()
+        protocol.data_received(b"123")
+        calls = [name for name, _, _ in transport.method_calls if name.endswith("_reading")]
+        ask.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert calls == ["pause_reading"]
+        return [name for name, _, _ in transport.method_calls if name.endswith("_reading")]
+
+    assert asyncio.run(serve_one()) == ["pause_reading", "resume_reading"]
 
 
 @pytest.mark.fault("oversized values")

@@ -86,7 +86,7 @@ class _FilesPanel:
     def __init__(self, root: Path) -> None:
         self.root, self.parts, self.reading = root, list[str](), 0
         self.panel = _Panel("Files", "E", self.read)
-        self.panel.button.props("icon=folder_open")
+        self.panel.button.props("icon=folder_open aria-label=Files").classes("files")
         with self.panel.tools:
             ui.button("Upload", icon="upload").props(f"{ICON} no-caps").on("click", js_handler="() => giveFiles()")
             ui.button(icon="refresh", on_click=self.read).props(f'{ICON} aria-label="Read again"')
@@ -106,7 +106,7 @@ class _FilesPanel:
             entries, count = await asyncio.to_thread(list_folder, self.root, self.parts, self.word.value or "", MOST)
         except OSError as error:
             trouble = f"{error.strerror or 'It cannot be read'}."
-        if mine != self.reading:  # a later one knows better
+        if mine != self.reading or self.list.is_deleted:  # a later one knows better, or the window has gone
             return
         self.way.clear()
         with self.way:
@@ -159,32 +159,31 @@ class _RoutesPanel:
     def __init__(self, sessions: Sessions, news: TokenNews, show: Callable[[int], None]) -> None:
         self.sessions, self.news, self.show = sessions, news, show
         self.report: _Report | None = None
+        self.asking = False
         self.panel = _Panel("Routes", "G", self.read)
         self.panel.button.classes("route")
         with self.panel.tools:
-            self.again = ui.button("Ask again", icon="refresh", on_click=self.ask).props(f"{ICON} no-caps")
+            ui.button("Ask again", icon="refresh", on_click=self.ask).props(f"{ICON} no-caps")
             if sessions.settings.hermes:
                 ui.button("Set up again", icon="build", on_click=self.set_up).props(f"{ICON} no-caps")
         with self.panel.body:
             self.lines = ui.element("div").props("role=status")
-            self.list = ui.element("ul").props("aria-label=Answers").classes("answers")
+            self.answers = ui.element("div").props("role=region aria-label=Answers tabindex=0").classes("answers")
 
     async def read(self) -> None:
         """Show what is known; ask where nothing is."""
         self._draw()
-        if not self.report and self.again.enabled:
+        if not self.report:
             await self.ask()
 
     async def ask(self) -> None:
-        """Ask the routes, as `setup_hermes.py --check` does."""
-        self.again.disable()
-        self.report = None
-        self._draw()
-        try:
+        """Ask the routes, as `setup_hermes.py --check` does; once at a time."""
+        if not self.asking:
+            self.asking, self.report = True, None
+            self._draw()
             self.report = await asyncio.to_thread(ask_routes, self.sessions.settings)
-        finally:
-            self.again.enable()
-        self._draw()
+            self.asking = False
+            self._draw()
 
     def set_up(self) -> None:
         """Run the setup in a new terminal."""
@@ -195,27 +194,35 @@ class _RoutesPanel:
             ui.notify("All terminals are in use; `exit` in one of them frees its place.", position="top")
 
     def _draw(self) -> None:
+        if self.lines.is_deleted:  # the window has gone
+            return
+        report = self.report or _Report("Asking the routes …")
         self.lines.clear()
-        self.list.clear()
-        report = self.report
+        self.answers.clear()
         with self.lines:
+            _text("p", report.line).classes("sum")
             _text("p", self.sessions.note)
             _text("p", token_line(self.sessions.settings, self.news))
-            _text("p", f"{report.line} Asked {age(report.time)} ago." if report else "Asking the routes …")
-            for name, url in (report.bases if report else {}).items():
+            for name, url in report.bases.items():
                 _text("p", f"{name}: {url}")
-        with self.list:
-            model = ""
-            for answer in report.answers if report else []:
-                if answer.model != model:
-                    model = answer.model
-                    _text("h3", model)
-                with ui.element("li"):
-                    sign, word, kind = MARKS[answer.serves]
-                    _text("span", sign).classes(kind).props["aria-label"] = word
-                    _text("span", _short(answer.base_url, report.bases if report else {}))
-                    _text("span", answer.answer).classes("more")
-                    _text("p", answer.meaning)
+            if self.report:
+                _text("p", f"Asked {age(report.time)} ago.")
+        with self.answers:
+            for model in dict.fromkeys(answer.model for answer in report.answers):
+                _text("h3", model)
+                with ui.element("ul") as answers:
+                    answers.props["aria-label"] = model
+                    for answer in report.answers:
+                        if answer.model == model:
+                            with ui.element("li"):
+                                self._row(answer, report.bases)
+
+    def _row(self, answer: Answer, bases: dict[str, str]) -> None:
+        mark, word, kind = MARKS[answer.serves]
+        _text("span", mark).classes(kind).props("role=img").props["aria-label"] = word
+        _text("span", _short(answer.base_url, bases))
+        _text("span", answer.answer).classes("more")
+        _text("p", answer.meaning)
 
 
 def ask_routes(settings: Settings) -> _Report:
