@@ -23,10 +23,11 @@ from playwright.sync_api import Locator, Page, expect
 from tests.served import Served, until
 from tests.standin import OPUS_4_7, StandIn
 from tests.test_page import BUFFER, Open, Relay, browser, line, prompt, run, sees, shells, shot, tabs, window, workspace
+from tests.test_tokens import write_config
 from webapp import panel
 from webapp.panel import age, ask_routes, size, token_line
 from webapp.settings import read_settings
-from webapp.tokens import TokenNews
+from webapp.tokens import TokenNews, keep_token_fresh
 
 __all__ = ["browser", "shells", "window", "workspace"]  # pytest finds these fixtures here
 
@@ -447,3 +448,28 @@ def test_the_tokens_line_tells_trouble_and_never_the_token(env: dict[str, str]) 
     assert token_line(read_settings(env), TokenNews()) == "Token: Hermes has none yet."
     news = TokenNews(since=time.time(), trouble="No fresh token (ValueError: why).")
     assert token_line(read_settings(env), news).endswith("ago. No fresh token (ValueError: why).")
+
+
+def test_the_news_of_the_token_are_kept(tmp_path: Path) -> None:
+    config, news = tmp_path / "config.yaml", TokenNews()
+    asked = iter(["one", "one", "", "two"])
+    write_config(config, "https://h/serving-endpoints")
+    told = []
+
+    def ask() -> str:
+        token = next(asked)
+        if not token:
+            raise OSError("no network")
+        return token
+
+    def sleep(_: float) -> None:
+        told.append((news.since, news.trouble))
+        if len(told) == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        keep_token_fresh(config, lambda: ask, sleep, news)
+    (first, _), (second, _), (third, trouble), (last, none) = told
+    assert first == second == third > 0
+    assert last > third
+    assert (trouble, none) == ("No fresh token (OSError: no network).", "")

@@ -13,7 +13,7 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from hermes.routes import Answer, Prover, choose_routes, verdict
-from hermes.settings import read_settings
+from hermes.settings import SettingError, read_settings
 from webapp.folder import Entry, address, list_folder, shown
 from webapp.sessions import Sessions
 from webapp.settings import Settings
@@ -246,7 +246,9 @@ def ask_routes(settings: Settings) -> _Report:
         line = f"{wanted.model} answers." if served else verdict(wanted, prover)
         bases = {name: url for name, url in (("gateway", wanted.gateway), ("workspace", wanted.host)) if url}
         return _Report(line, bases, prover.answers)
-    except Exception as error:  # no setting, no login, no network: whatever it is, the panel says it
+    except SettingError as error:
+        return _Report(str(error))
+    except Exception as error:  # no login, no network: whatever it is, the panel says it
         return _Report(one_line(error))
 
 
