@@ -17,11 +17,12 @@ from nicegui import app, ui
 
 from hermes.settings import SettingError, sdk_config
 from webapp.access import Access, find_owner
+from webapp.files import Files, OnDemand
 from webapp.keep import Keeper
 from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
-from webapp.tokens import connect, find_creator, find_workspace, keep_token_fresh
+from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
 
 
 def main() -> int:
@@ -50,6 +51,7 @@ def serve(settings: Settings) -> None:
     """
     keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20))
     sessions, owner, creator = Sessions(settings, keeper), [settings.owner], partial(find_creator, settings)
+    news = TokenNews()
 
     async def end() -> None:
         await sessions.close()
@@ -62,7 +64,7 @@ def serve(settings: Settings) -> None:
     @ui.page("/")
     def page(request: Request) -> None:
         number = request.query_params.get("terminal", "")
-        Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0)
+        Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0, news)
 
     whole = FastAPI(openapi_url=None)
     ui.run_with(
@@ -72,9 +74,9 @@ def serve(settings: Settings) -> None:
         threading.Thread(target=lambda: owner.append(find_owner(creator)), daemon=True).start()
     if settings.hermes and not settings.env.get("DATABRICKS_TOKEN", "").strip():
         asked = (settings.config, partial(connect, settings), partial(find_workspace, settings))
-        threading.Thread(target=keep_token_fresh, args=asked, daemon=True).start()
+        threading.Thread(target=partial(keep_token_fresh, *asked, news=news), daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
-    guarded = Access(whole, (lambda: owner[-1]) if settings.name else None)
+    guarded = Access(Files(whole, settings.home / "projects"), (lambda: owner[-1]) if settings.name else None)
     print(
         f"Hermes is on port {settings.port}." if settings.name else f"Hermes is at http://localhost:{settings.port}", flush=True
     )
@@ -84,6 +86,7 @@ def serve(settings: Settings) -> None:
         host=host,
         port=settings.port,
         log_level="warning",
+        http=OnDemand,
         loop="asyncio",  # uvloop lets the programs inherit each other's terminals
         ws="wsproto",
         workers=1,  # whatever WEB_CONCURRENCY says

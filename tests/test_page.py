@@ -301,7 +301,7 @@ def test_a_token_that_comes_late_makes_hermes_ready(window: Open, installed_herm
         (served.home / ".databrickscfg").write_text(profile)
         run(page, "echo the old shell $((40 + 2))")
         sees(page, "the old shell 42")
-        page.get_by_role("button", name="New terminal").click()
+        page.get_by_role("button", name="New terminal", exact=True).click()
         prompt(page)
         line(page, OPUS_4_7)
 

@@ -12,8 +12,10 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments, XtermDataEventArguments
 
 from webapp.keep import DISK
+from webapp.panel import add_panels
 from webapp.sessions import Sessions
 from webapp.terminal import RESET, Terminal, Viewer
+from webapp.tokens import TokenNews
 
 POLL = 2.0  # seconds between two looks at Hermes's config
 DAY = 86400.0
@@ -57,9 +59,10 @@ class Window:
     Arguments:
         sessions: the terminals.
         number: the one to show; another where it is not open.
+        news: what is known of the token.
     """
 
-    def __init__(self, sessions: Sessions, number: int) -> None:
+    def __init__(self, sessions: Sessions, number: int, news: TokenNews) -> None:
         self.sessions, self.number = sessions, number
         self.terminal: Terminal | None = None
         self.size = (24, 80)
@@ -71,7 +74,7 @@ class Window:
         self.screen.on("resize", self._resize, throttle=0.1)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
-            self.label = ui.label()
+            self.label = add_panels(sessions, news, self.show)
             self.kept = ui.label().classes("kept")
             with ui.row().classes("once") as self.once:
                 ui.label(DISK)
@@ -153,7 +156,8 @@ class Window:
             ui.notify(f"All {limit} terminals are in use; `exit` in one of them frees its place.", position="top")
 
     def _describe(self) -> None:
-        self.label.set_text(describe(self.sessions.settings.config) or self.sessions.note)
+        config = self.sessions.settings.config
+        self.label.set_text(self.sessions.note or describe(config) or "Routes")
         note = self.sessions.keeper.note if self.sessions.keeper else ""
         self.kept.set_text(note)
         self.kept.props["title"] = note  # all of it, where the line is too short

@@ -48,6 +48,18 @@ class Sessions:
         self.changed.emit()
         return number
 
+    def set_up_again(self) -> int:
+        """Open a terminal that begins with the setup, however the last one ended.
+
+        Returns:
+            As `new`.
+        """
+        before, self.note = self.note, self.note or "Hermes is to be set up again."
+        number = self.new()
+        if not number:
+            self.note = before
+        return number
+
     async def close(self) -> None:
         """End every terminal, with all that runs in it."""
         for terminal in self.open.values():  # the others are ending already, and must not be hindered

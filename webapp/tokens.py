@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.config import refresh_token
@@ -15,6 +16,14 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL = 2.0  # seconds between two looks at the token, and at Hermes's config
+
+
+@dataclass
+class TokenNews:
+    """What a person may know of the token."""
+
+    since: float = 0.0  # when the last new one came, in seconds since 1970; 0 before the first
+    trouble: str = ""  # what stood in the way of a fresh one the last time
 
 
 def connect(settings: Settings) -> Callable[[], str]:
@@ -35,11 +44,17 @@ def find_workspace(settings: Settings) -> str:
     return clean_url("DATABRICKS_HOST", str(sdk_config(settings.env, settings.home, timeout=20).host))
 
 
+def one_line(error: Exception) -> str:
+    """What went wrong, without the settings that databricks-sdk adds to it."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].split('. Config:')[0][:200]}"
+
+
 def keep_token_fresh(
     config: Path,
     login: Callable[[], Callable[[], str]],
     workspace: Callable[[], str],
     sleep: Callable[[float], None] = time.sleep,
+    news: TokenNews | None = None,
 ) -> None:
     """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
 
@@ -48,7 +63,9 @@ def keep_token_fresh(
         login: gives what gives the current token; called again after an error.
         workspace: gives the URL of the workspace that the token is of; a config of another one waits for its setup.
         sleep: waits that many seconds.
+        news: is told of each new token, and of trouble.
     """
+    news = news or TokenNews()
     ask, done, pause = None, None, POLL
     while True:
         try:
@@ -58,10 +75,13 @@ def keep_token_fresh(
                 now = ask(), config.stat().st_mtime_ns
                 if now != done:
                     refresh_token(config, now[0], workspace())
+                    if done is None or now[0] != done[0]:
+                        news.since = time.time()
                     done = now
+                news.trouble = ""
             pause = POLL
         except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
             ask, pause = None, min(2 * pause, 60.0)
-            reason = (str(error).splitlines() or [""])[0].split(". Config:")[0][:200]
-            log.warning("No fresh token (%s: %s). Trying again in %.0f s.", type(error).__name__, reason, pause)
+            news.trouble = f"No fresh token ({one_line(error)})."
+            log.warning("%s Trying again in %.0f s.", news.trouble, pause)
         sleep(pause)
