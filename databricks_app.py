@@ -325,8 +325,8 @@ def wait(label: str, look: Callable[[], tuple[str, str]], ends: Collection[str])
 
 
 def brief(error: BaseException) -> str:
-    """An error's message on one short line."""
-    return " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
+    """An error's message on one short line, without what the SDK adds of its own settings."""
+    return " ".join(str(error).split(". Config:")[0].split())[:200].removesuffix(".") or type(error).__name__
 
 
 def _few(names: list[str]) -> str:

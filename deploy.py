@@ -32,7 +32,8 @@ from databricks.sdk.service.apps import App
 import webapp.settings
 from databricks_app import DeployError, Target, brief, deploy, find_app, is_mine, make_app, say, upload
 from databricks_grants import describe, endpoint_resources, give_resources, grant_models, volume_resource
-from hermes.routes import Prover, choose_routes, table, verdict
+from hermes.proof import Prover
+from hermes.routes import choose_routes, table, verdict
 from hermes.settings import SettingError, Settings, read_flag, read_home, read_settings, sdk_config
 from utils import clean_url, why_unreachable
 
@@ -184,9 +185,8 @@ def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
     except SettingError:
         raise
     except ValueError as error:
-        why = " ".join(str(error).split(". Config:")[0].split())[:200]
         raise DeployError(
-            f"Not logged in ({why}): give PROFILE=..., HOST=https://..., or DATABRICKS_HOST and a token in the environment."
+            f"Not logged in ({brief(error)}): give PROFILE=..., HOST=https://..., or DATABRICKS_HOST and DATABRICKS_TOKEN."
         ) from None
 
 
