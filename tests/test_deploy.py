@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ import databricks_app
 import deploy
 from tests.conftest import ROOT
 from tests.standin import OPUS_4_6, OPUS_4_7, Answer, Call, StandIn
-from tests.standin_apps import ME, PRINCIPAL, Apps, error
+from tests.standin_apps import ME, PRINCIPAL, Apps, Runner, error
 from tests.test_house import modules, needed
 
 FOLDER = f"/Users/{ME}/hermes"
@@ -602,3 +603,49 @@ def test_help_and_nonsense(door: Door) -> None:
     assert door("--help")[0] == 0
     code, out, _ = door("deply")
     assert (code, "make undeploy" in out) == (2, True)
+
+
+# --- From a checkout to a chat --------------------------------------------------------------------------------------------
+
+
+def test_make_deploy_ends_at_a_chat_for_its_owner_alone(apps: Apps, installed_hermes: Path, tmp_path: Path) -> None:
+    """The slowest of all: the uploaded files run as the app, in an environment of their own, behind Databricks' proxy."""
+    pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
+    from playwright.sync_api import expect, sync_playwright
+
+    from tests.test_page import FLAGS, PATIENCE, prompt, sees
+
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium, the browser, is not installed")
+    patience = float(PATIENCE)
+    with StandIn(rooms=apps.rooms, oauth=3600) as workspace, Runner(workspace.env, installed_hermes) as runner:
+        apps.runner = runner
+        home = workspace.env | {"HOME": str(tmp_path)}
+        command = ["make", "-s", "-o", ".venv/ready", "deploy", "SET=DEEPWIKI_MCP_URL= EXA_MCP_URL="]
+        done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=280, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr + runner.log
+        url = done.stdout.splitlines()[-1]
+        assert url == URL
+
+        apps.calls.clear()
+        again = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=60, check=False)
+        assert (again.returncode, again.stdout.splitlines()[-1], apps.changes) == (0, url, [])
+
+        rules = f"--host-resolver-rules=MAP {runner.host}:443 127.0.0.1:{runner.port}"
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, rules])
+            page = browser.new_context(ignore_https_errors=True, viewport={"width": 1200, "height": 700}).new_page()
+            page.set_default_timeout(patience)
+            page.goto(url)
+            prompt(page)
+            page.keyboard.type("good morning\n")
+            sees(page, f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: good morning")
+
+            runner.visitor = "somebody@example.com"
+            stranger = browser.new_context(ignore_https_errors=True).new_page()
+            answer = stranger.goto(url)
+            assert answer
+            assert answer.status == 403
+            expect(stranger.locator("h1")).to_have_text("Not yours")
+            browser.close()
