@@ -6,7 +6,7 @@ RUN := $(BIN)/python
 DEMO := $(CURDIR)/.demo
 STANDIN = HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 
-.PHONY: demo app check deploy test lint bench pin clean
+.PHONY: demo app check deploy status undeploy test lint bench pin clean
 .DEFAULT_GOAL := demo
 
 demo: $(DEMO)/.local/bin/hermes
@@ -31,23 +31,14 @@ check: .venv/ready
 	@if $(WITHOUT_WORKSPACE); then echo "This is the stand-in, not your workspace: DATABRICKS_HOST or a profile says which is yours."; \
 	$(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
 
-# What runs in the app, and all that is uploaded.
-FILES := app.py setup_hermes.py utils.py hermes webapp app.yaml requirements.txt constraints.txt
-APP ?= hermes
-deploy:
-	@[ -n '$(PROFILE)$(DRY)' ] || { echo 'PROFILE: it is not set; expected a profile of the Databricks CLI: make deploy PROFILE=...' >&2; exit 2; }
-	@set -e; export DATABRICKS_CONFIG_PROFILE='$(or $(PROFILE),<profile>)'; \
-	echo "export DATABRICKS_CONFIG_PROFILE=$$DATABRICKS_CONFIG_PROFILE"; \
-	run() { echo "$$*"; [ -n '$(DRY)' ] || "$$@"; }; \
-	field() { $(PYTHON) -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$$1"; }; \
-	if [ -n '$(DRY)' ]; then me='<you>'; files='<files>'; echo '# <files>: $(FILES)'; \
-	else me=$$(databricks current-user me -o json | field userName); \
-	files=$$(mktemp -d); trap 'rm -rf "$$files"' EXIT; cp -r $(FILES) "$$files"; fi; \
-	folder="/Workspace/Users/$$me/$(APP)"; \
-	[ -z '$(DRY)' ] && databricks apps get $(APP) >/dev/null 2>&1 || run databricks apps create $(APP); \
-	run databricks sync --full "$$files" "$$folder"; \
-	run databricks apps deploy $(APP) --source-code-path "$$folder"; \
-	[ -n '$(DRY)' ] || databricks apps get $(APP) -o json | field url
+# To the app on Databricks: see deploy.py. What is given to make itself goes there as it is, through no shell; an APP or a HOST
+# of the environment is something else's.
+GIVEN := APP PROFILE HOST SET VOLUME DRY FORCE
+$(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval export DEPLOY_$(name) := $$(value $(name)))))
+unexport $(GIVEN)
+
+deploy status undeploy: .venv/ready
+	@$(RUN) deploy.py $@
 
 test: lint $(DEMO)/.local/bin/hermes
 	NO_SKIPS=1 $(RUN) -m pytest --timeout 300 --faults
