@@ -141,6 +141,9 @@ def test_a_mark_stands_on_the_last_part_that_says_something() -> None:
 def test_a_learnt_cap_is_kept_to(model: str, field: str) -> None:
     learnt = {"models": {model: {URL: {"max_tokens": 25000}, "https://other.example": {"max_tokens": 7}}}}
     assert {k: v for k, v in adapt([], model, f"{URL}/", learnt).items() if k != "messages"} == {field: 25000}
+    odds: list[Any] = [True, 0, -1, "25000", 2.5, None, [], {}]
+    for odd in odds:
+        assert adapt([], model, URL, {"models": {model: {URL: {"max_tokens": odd}}}}) == {"messages": []}
     assert adapt([], model, "https://elsewhere.example", learnt) == adapt([], "another", URL, learnt) == {"messages": []}
 
 

@@ -47,7 +47,7 @@ def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None
     shaped, cap = [_plain(message) for message in messages], facts.get("max_tokens")
     claude = "claude" in model.lower()  # the others' models refuse cache marks
     request: dict[str, Any] = {"messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)}
-    if isinstance(cap, int) and cap > 0:
+    if type(cap) is int and cap > 0:
         newer = re.match(r"(.*/)?(gpt-4o|gpt-4\.1|gpt-5|o[134])", model.strip().lower())  # as Hermes itself decides
         request["max_completion_tokens" if newer else "max_tokens"] = cap
     return request
@@ -57,8 +57,7 @@ def is_databricks(base_url: str, learnt: Any = None) -> bool:
     """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
     host = (urlsplit(base_url).hostname or "").rstrip(".")
     hosts = learnt.get("hosts") if isinstance(learnt, dict) else None
-    named = isinstance(hosts, list) and bool(host) and host in hosts
-    return named or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
+    return host in (hosts if isinstance(hosts, list) else []) or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
 
 
 def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
@@ -145,9 +144,7 @@ def _profile(bundled: Any) -> Any:
     return profile
 
 
-try:
+with contextlib.suppress(ImportError):  # setup's Python has no Hermes
     from providers import get_provider_profile, register_provider  # type: ignore[import-not-found]
-except ImportError:  # setup's Python has no Hermes
-    pass
-else:
+
     register_provider(_profile(get_provider_profile("custom")))
