@@ -4,19 +4,19 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 # The demo's and the tests' own home: yours is never touched.
 DEMO := $(CURDIR)/.demo
-STANDIN = HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
+STANDIN = env HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 
 .PHONY: demo app check deploy status undeploy test lint bench pin clean
 .DEFAULT_GOAL := demo
 
 demo: $(DEMO)/.local/bin/hermes
 ifdef Q
-demo: export QUESTION = $(Q)
+demo: export QUESTION = $(value Q)
 demo:
-	@$(STANDIN) sh -c '$(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
+	@exec $(STANDIN) sh -c '$(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
 else
 demo:
-	@$(STANDIN) $(RUN) app.py
+	@exec $(STANDIN) $(RUN) app.py
 endif
 
 # On your workspace when DATABRICKS_HOST or a profile is there, else (or with STANDIN_OPTIONS) on the stand-in.
@@ -24,7 +24,7 @@ WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
 	{ [ -z "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] && [ ! -f "$$HOME/.databrickscfg" ]; }
 
 app: $(DEMO)/.local/bin/hermes
-	@if $(WITHOUT_WORKSPACE); then $(STANDIN) $(RUN) app.py; else exec $(RUN) app.py; fi
+	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) app.py; else exec $(RUN) app.py; fi
 
 check: .venv/ready
 	@mkdir -p $(DEMO)

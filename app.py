@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import socket
 import sys
 import threading
 from contextlib import suppress
@@ -13,7 +14,7 @@ from functools import partial
 
 import uvicorn
 from fastapi import FastAPI, Request
-from nicegui import app, ui
+from nicegui import app, core, ui
 
 from hermes.settings import SettingError, sdk_config
 from webapp.access import Access, find_owner
@@ -23,6 +24,8 @@ from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
 from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
+
+PASTE = 64_000_000  # bytes at most of one message from the page: a large paste is one
 
 
 def main() -> int:
@@ -35,19 +38,41 @@ def main() -> int:
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the client secret from our /proc/<pid>/environ
     try:
         settings = read_settings(os.environ)
+        listening = listen(settings)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    serve(settings)
+    serve(settings, listening)
     return 0
 
 
-def serve(settings: Settings) -> None:
+def listen(settings: Settings) -> socket.socket:
+    """Take the app's port; on a laptop on loopback alone, and on Databricks Apps where its proxy comes from.
+
+    Arguments:
+        settings: the app's.
+
+    Returns:
+        The socket: who connects from now on waits until the app serves.
+
+    Raises:
+        SettingError: where the port is taken, or not ours to take.
+    """
+    host = "0.0.0.0" if settings.name else "127.0.0.1"  # noqa: S104 (Databricks' proxy comes from outside)
+    try:
+        return socket.create_server((host, settings.port), backlog=2048)
+    except OSError as error:
+        reason = (error.strerror or "no reason given").lower()
+        raise SettingError(f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port") from None
+
+
+def serve(settings: Settings, listening: socket.socket) -> None:
     """Serve the app until a signal ends it.
 
     Arguments:
         settings: the app's.
+        listening: the socket, from `listen`.
     """
     keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20))
     sessions, owner, creator = Sessions(settings, keeper), [settings.owner], partial(find_creator, settings)
@@ -58,6 +83,7 @@ def serve(settings: Settings) -> None:
         await asyncio.to_thread(keeper.stop)  # the platform gives 15 s for both
 
     keeper.start()
+    core.sio.eio.max_http_buffer_size = PASTE
     app.on_startup(sessions.new)
     app.on_shutdown(end)
 
@@ -80,11 +106,8 @@ def serve(settings: Settings) -> None:
     print(
         f"Hermes is on port {settings.port}." if settings.name else f"Hermes is at http://localhost:{settings.port}", flush=True
     )
-    host = "0.0.0.0" if settings.name else "127.0.0.1"  # noqa: S104 (Databricks' proxy comes from outside)
-    uvicorn.run(
+    config = uvicorn.Config(
         guarded,
-        host=host,
-        port=settings.port,
         log_level="warning",
         http=OnDemand,
         loop="asyncio",  # uvloop lets the programs inherit each other's terminals
@@ -93,6 +116,7 @@ def serve(settings: Settings) -> None:
         headers=[("content-security-policy", "frame-ancestors 'none'")],
         timeout_graceful_shutdown=1,
     )
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":

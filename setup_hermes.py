@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from hermes.config import refresh_token, write_config
+from hermes.config import own_cap, refresh_token, write_config
 from hermes.install import (
     answering_servers,
     compile_hermes,
@@ -87,8 +87,9 @@ def _setup(settings: Settings) -> int:
         routes = replace(routes, models=tuple(prover.chat_models(settings.host)))
     path = settings.home / ".hermes" / "config.yaml"
     served = None if prover is None else prover.serves(routes.primary, settings.model) is True
-    install_plugin(settings.home, [urlsplit(settings.gateway).hostname or ""], prover.learnt if prover else learnt)
     print(f"Config:    {path} {write_config(path, settings, routes, served)}")
+    hosts = [host] if (host := urlsplit(settings.gateway).hostname) else []
+    install_plugin(settings.home, hosts, prover.learnt if prover else learnt, own_cap(path))
     if prover and not served:
         print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
     return 0

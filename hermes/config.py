@@ -68,6 +68,22 @@ def write_config(path: Path, settings: Settings, routes: Routes, proved: bool | 
         return note
 
 
+def own_cap(path: Path) -> int:
+    """The user's own `model.max_tokens` in a config; 0 where there is none."""
+    cap = as_dict(_parse_config(path.read_bytes())[0].get("model")).get("max_tokens")
+    return cap if type(cap) is int and cap > 0 else 0
+
+
+def was_proved(path: Path) -> bool | None:
+    """Whether the last setup proved the primary route; None where it did not ask, or there is none."""
+    try:
+        with path.resolve().with_name(f".{path.resolve().name}.setup").open() as memory:
+            proved = _recall(memory).get("proved")
+    except (OSError, RuntimeError):
+        return None
+    return proved if isinstance(proved, bool) else None
+
+
 def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
     """Replace the key of exactly our entries in Hermes's config; every other byte stays.
 

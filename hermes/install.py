@@ -87,13 +87,14 @@ def read_learnt(home: Path) -> dict[str, Any]:
     return models if isinstance(models, dict) else {}
 
 
-def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any]) -> None:
+def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap: int = 0) -> None:
     """Put Hermes's own plugin beside its config, and what was learnt beside the plugin. Files of somebody else stay.
 
     Arguments:
         home: the home directory.
         hosts: host names that are Databricks', though the name does not tell.
         models: what was learnt, as `read_learnt` gives it.
+        cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for none.
 
     Raises:
         OSError: where it cannot be written; each file is whole all the same.
@@ -112,7 +113,7 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any]) -> N
             files.pop(source.name)
         elif there != ours:
             write_whole(target, ours)
-    data = json.dumps({"hosts": hosts, "models": models, "files": files}, indent=1).encode()
+    data = json.dumps({"hosts": hosts, "max_tokens": cap, "models": models, "files": files}, indent=1).encode()
     if not (folder / LEARNT).exists() or (folder / LEARNT).read_bytes() != data:
         write_whole(folder / LEARNT, data)
 

@@ -185,4 +185,11 @@ def test_an_odd_memory_of_what_was_learnt_stops_nothing(odd: str, env: dict[str,
     state.parent.mkdir(parents=True)
     state.write_text(odd)
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
-    assert json.loads(state.read_text()).keys() == {"hosts", "models", "files"}
+    assert json.loads(state.read_text()).keys() == {"hosts", "max_tokens", "models", "files"}
+
+
+def test_the_users_own_cap_reaches_the_plugin(env: dict[str, str], home: Path) -> None:
+    (home / ".hermes").mkdir()
+    (home / ".hermes" / "config.yaml").write_text("model: {default: m, max_tokens: 1000}\n")
+    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert json.loads((home / install.PLUGIN / "learnt.json").read_text())["max_tokens"] == 1000

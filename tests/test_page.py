@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import signal
@@ -212,6 +213,19 @@ def test_a_config_that_says_nothing_of_it_breaks_nothing(tmp_path: Path, text: s
     config = tmp_path / "config.yaml"
     config.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert describe(config) == ""
+
+
+def test_the_line_says_that_nothing_was_proved(tmp_path: Path) -> None:
+    config, memory = tmp_path / "config.yaml", tmp_path / ".config.yaml.setup"
+    write_config(config, "https://h/serving-endpoints")
+    for proved, shown in (
+        ("true", "m · direct"),
+        ("null", "m · direct"),
+        ("false", "m · direct · NOT PROVED"),
+        ("[", "m · direct"),
+    ):
+        memory.write_text(f'{{"proved": {proved}}}')
+        assert describe(config) == shown
 
 
 def test_setup_shows_and_hermes_answers_through_the_gateway(window: Open, installed_hermes: Path) -> None:
@@ -513,3 +527,67 @@ def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, shells: Serv
     shells.process.wait(5)
     assert shells.processes() == []
     assert "Traceback" not in shells.log.read_text()
+
+
+PIXELS = """async ([png, top, bottom]) => {
+  const image = new Image();
+  image.src = "data:image/png;base64," + png;
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.width, image.height), context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const data = context.getImageData(0, top, image.width, bottom - top).data;
+  let light = 0;
+  for (let i = 0; i < data.length; i += 4) light += data[i] > 100;
+  return light;
+}"""
+
+
+@pytest.mark.parametrize("scale", [1, 1.25, 2])
+def test_underscores_and_descenders_can_be_seen(window: Open, shells: Served, scale: float) -> None:
+    page = window(shells.url, device_scale_factor=scale)
+    sees(page, "This is a shell")
+    run(page, "clear; PS1=; stty -echo; clear; echo; printf '%s' ____________________; sleep 600")
+    page.wait_for_function("/_{20}/.test(document.querySelector('.xterm-rows').textContent)")
+    page.wait_for_timeout(200)  # the last frame is drawn
+    row = page.locator(".xterm-rows > div", has_text="____").bounding_box()
+    assert row
+    shot(page, f"underscores-{scale}")
+    png = base64.b64encode(page.screenshot(clip=row | {"width": 160})).decode()
+    height = round(row["height"] * scale)
+    assert page.evaluate(PIXELS, [png, 0, height]) >= 20 * 6 * scale
+
+
+def test_without_hermes_the_line_says_so_whatever_the_config_says(window: Open, shells: Served) -> None:
+    write_config(shells.home / ".hermes" / "config.yaml", "https://h/serving-endpoints")
+    page = window(shells.url)
+    line(page, "Hermes is turned off (ENABLE_HERMES).")
+
+
+def test_a_large_paste_arrives_whole(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "This is a shell")
+    run(page, "stty -echo; cat > ~/pasted; echo it is $((40 + 2))")
+    text = "".join(f"line {n} of a paste of five megabytes, give or take\n" for n in range(100_000))
+    paste = "text => Object.values(mounted_app.$refs).find(r => r?.terminal).terminal.paste(text)"
+    page.evaluate(paste, text)
+    page.keyboard.press("Control+d")
+    sees(page, "it is 42")
+    assert (shells.home / "pasted").read_text() == text
+
+
+def test_quick_reloads_leave_no_traceback(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    for _ in range(15):
+        page.reload(wait_until="commit")
+    sees(page, "This is a shell")
+    assert "Traceback" not in shells.log.read_text()
+
+
+def test_after_a_full_house_the_keyboard_is_in_the_terminal(window: Open, workspace: StandIn) -> None:
+    with Served(workspace.env, MAX_CONCURRENT_SESSIONS="1") as served:
+        page = window(served.url)
+        sees(page, "This is a shell")
+        page.get_by_role("button", name="New terminal", exact=True).click()
+        expect(page.get_by_text("All 1 terminals are in use")).to_be_visible()
+        page.keyboard.type("echo typed $((40 + 2))\n")
+        sees(page, "typed 42")

@@ -141,6 +141,9 @@ def test_a_mark_stands_on_the_last_part_that_says_something() -> None:
 def test_a_learnt_cap_is_kept_to(model: str, field: str) -> None:
     learnt = {"models": {model: {URL: {"max_tokens": 25000}, "https://other.example": {"max_tokens": 7}}}}
     assert {k: v for k, v in adapt([], model, f"{URL}/", learnt).items() if k != "messages"} == {field: 25000}
+    odds: list[Any] = [True, 0, -1, "25000", 2.5, None, [], {}]
+    for odd in odds:
+        assert adapt([], model, URL, {"models": {model: {URL: {"max_tokens": odd}}}}) == {"messages": []}
     assert adapt([], model, "https://elsewhere.example", learnt) == adapt([], "another", URL, learnt) == {"messages": []}
 
 
@@ -306,3 +309,11 @@ def test_it_stands_without_hermes_and_imports_nothing_else() -> None:
     source = (ROOT / "hermes" / "provider" / "__init__.py").read_text()
     names = [line.split()[1].split(".")[0] for line in source.splitlines() if line.lstrip().startswith(("import ", "from "))]
     assert set(names) - set(sys.stdlib_module_names) == {"providers"}
+
+
+def test_the_users_own_cap_stays_below_the_endpoints() -> None:
+    url = "https://adb-1.2.azuredatabricks.net/serving-endpoints"
+    learnt: dict[str, object] = {"models": {"databricks-claude-opus-4-6": {url: {"max_tokens": 25000}}}}
+    for own, sent in ((0, 25000), (1000, 1000), (60000, 25000), ("many", 25000), (None, 25000)):
+        asked = adapt([], "databricks-claude-opus-4-6", url, learnt | {"max_tokens": own})
+        assert asked["max_tokens"] == sent

@@ -506,3 +506,29 @@ def test_a_cancellation_is_never_lost() -> None:
                     await task
 
     run(session)
+
+
+def test_signals_that_the_app_ignores_work_in_the_terminal(tmp_path: Path) -> None:
+    """As under nohup, or in the background of a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    shown: list[str] = []
+
+    async def write(text: str) -> None:
+        shown.append(text)
+
+    async def main() -> None:
+        one = Terminal()
+        viewer = one.join(write, 24, 80)
+        code = "import signal; print([signal.getsignal(n).name for n in (signal.SIGHUP, signal.SIGQUIT)])"
+        assert await one.run([sys.executable, "-c", code], cwd=tmp_path, env={}) == 0
+        async with asyncio.timeout(60):
+            while "]" not in "".join(shown):
+                await asyncio.sleep(0.01)
+        one.leave(viewer)
+
+    try:
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGQUIT, before[1])
+    assert "['SIG_DFL', 'SIG_DFL']" in "".join(shown)

@@ -26,6 +26,7 @@ from webapp.settings import read_settings
         *[("DATABRICKS_APP_PORT", value) for value in ("http", "0", "-1", "65536", "8000.5", "8000 8001", "٣", "9" * 5000)],
         *[("MAX_CONCURRENT_SESSIONS", value) for value in ("0", "many", "-5", "101", "1e2", "²")],
         ("ENABLE_HERMES", "perhaps"),
+        ("APP_OWNER", "me"),
         ("HOME", "/nowhere/at/all"),
     ],
 )

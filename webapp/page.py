@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import yaml
 from nicegui import ui
 from nicegui.events import GenericEventArguments, XtermDataEventArguments
 
+from hermes.config import was_proved
 from webapp.keep import DISK
 from webapp.panel import add_panels
 from webapp.sessions import Sessions
@@ -22,6 +24,7 @@ DAY = 86400.0
 XTERM = {
     "fontFamily": "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
     "fontSize": 14,
+    "lineHeight": 1.2,  # else a row hides underscores and what hangs below the line
     "cursorBlink": False,  # its animation keeps the browser drawing, which makes an echo three times as slow
     "scrollback": 10000,
     "theme": {"background": "#101216", "foreground": "#d7dae0", "cursor": "#d7dae0", "selectionBackground": "#3b4252"},
@@ -100,12 +103,17 @@ class Window:
         self._refresh()
 
     async def _connect(self) -> None:
-        size = await self.client.run_javascript(FIT % self.screen.id, timeout=10)
-        if self.client.has_socket_connection:  # else nothing would make this window leave again
-            self.size = (size[0], size[1])
-            self.show(self.number)
+        size = None
+        while size is None and self.client.has_socket_connection:
+            with suppress(TimeoutError):  # a slow page is asked again, one that is gone is not
+                size = await self.client.run_javascript(FIT % self.screen.id, timeout=10)
+        if size is None or not self.client.has_socket_connection:  # nothing would make this window leave again
+            return
+        self.size = (size[0], size[1])
+        self.show(self.number)
         if self.sessions.settings.name and not self.sessions.settings.volume:
-            self.once.set_visibility(not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10))
+            with suppress(TimeoutError):
+                self.once.set_visibility(not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10))
 
     def _read(self) -> None:
         self.once.set_visibility(False)
@@ -154,6 +162,7 @@ class Window:
         else:
             limit = self.sessions.settings.limit
             ui.notify(f"All {limit} terminals are in use; `exit` in one of them frees its place.", position="top")
+            self.screen.run_terminal_method("focus")
 
     def _describe(self) -> None:
         config = self.sessions.settings.config
@@ -171,5 +180,7 @@ def describe(config: Path) -> str:
         elsewhere = urlsplit(url).hostname or "no route"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return ""
+    proved = "" if was_proved(config) is not False else " · NOT PROVED"
     gateway = "ai-gateway" in url or url.endswith(("/openai", "/mlflow/v1"))
-    return f"{name} · {'direct' if url.endswith('/serving-endpoints') else 'AI Gateway' if gateway else elsewhere}"
+    route = "direct" if url.endswith("/serving-endpoints") else "AI Gateway" if gateway else elsewhere
+    return f"{name} · {route}{proved}"

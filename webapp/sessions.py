@@ -12,6 +12,7 @@ from nicegui import Event
 from webapp.keep import Keeper
 from webapp.settings import Settings
 from webapp.terminal import Terminal
+from webapp.tokens import connect, one_line
 
 SETUP = [sys.executable, str(Path(__file__).resolve().parent.parent / "setup_hermes.py")]
 
@@ -94,9 +95,19 @@ class Sessions:
             self.changed.emit()
             await terminal.close()
 
+    async def _setup_env(self, terminal: Terminal) -> dict[str, str]:
+        """The setup's environment: where we hold a client secret, with a token of ours in its place."""
+        settings, env = self.settings, self.settings.setup_env
+        if settings.env.get("DATABRICKS_CLIENT_SECRET") and not env.get("DATABRICKS_TOKEN", "").strip():
+            try:
+                env["DATABRICKS_TOKEN"] = await asyncio.to_thread(lambda: connect(settings)())
+            except Exception as error:  # no network, a wrong secret: the setup goes on without a token, and says so
+                terminal.say(f"databricks-sdk found no token: {one_line(error)}")
+        return env
+
     async def _set_up(self, number: int, terminal: Terminal) -> None:
         self.note = f"Hermes is being set up in terminal {number}."
-        if await terminal.run(SETUP, cwd=self.settings.home, env=self.settings.env):
+        if await terminal.run(SETUP, cwd=self.settings.home, env=await self._setup_env(terminal)):
             self.note = "Hermes could not be set up; a new terminal says why, and tries again."
         elif not self.settings.config.exists():
             self.note = "Hermes waits for a Databricks token; a new terminal looks for one."

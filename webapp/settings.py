@@ -30,9 +30,14 @@ class Settings:
         return self.home / ".hermes" / "config.yaml"
 
     @property
+    def setup_env(self) -> dict[str, str]:
+        """The setup's environment: without the service principal's secret, which any shell could read in its /proc."""
+        return {k: v for k, v in self.env.items() if k not in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")}
+
+    @property
     def shell_env(self) -> dict[str, str]:
         """The terminal's environment: without the service principal, whose id alone would only mislead databricks-sdk."""
-        env = {k: v for k, v in self.env.items() if k not in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")}
+        env = self.setup_env
         # A question for the cursor's position takes a way over the network that prompt_toolkit does not wait for.
         env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
         env["PATH"] = os.pathsep.join([str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)])
@@ -58,6 +63,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             raise SettingError(f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}")
         return int(text)
 
+    owner = env.get("APP_OWNER", "").strip()
+    if owner and "@" not in owner:
+        raise SettingError(f"APP_OWNER: {owner[:100]!r} will not do; expected an e-mail address")
     given = env.get("HERMES_VOLUME", "").strip()
     volume = given.rstrip("/")
     # Names in Unity Catalog hold no space, slash, dot or control character.
@@ -68,7 +76,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     return Settings(
         home=home,
         name=env.get("DATABRICKS_APP_NAME", "").strip(),
-        owner=env.get("APP_OWNER", "").strip(),
+        owner=owner,
         port=number("DATABRICKS_APP_PORT", 8000, 65535),
         limit=number("MAX_CONCURRENT_SESSIONS", 5, 100),
         hermes=read_flag(env, "ENABLE_HERMES"),

@@ -21,6 +21,7 @@ TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
 STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
 GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
+IGNORABLE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 RESET = "\x1bc"
 # What a terminal emulator answers to a program's question: where the cursor is, what it can do, its colours.
 # Shift+F3 looks like a cursor in row 1 and is taken for it: a key that one window loses harms less than a stray answer.
@@ -85,7 +86,7 @@ class Terminal:
                     stdin=slave,
                     stdout=slave,
                     stderr=slave,
-                    preexec_fn=lambda: os.login_tty(os.dup(slave)),  # it closes what it is given
+                    preexec_fn=lambda: _take(slave),
                 )
             except OSError as error:
                 self.say(f"{argv[0]}: {error.strerror}")
@@ -284,3 +285,10 @@ class Terminal:
     def _let_go(self, viewer: Viewer) -> None:
         viewer.stalled = True
         self._flow()
+
+
+def _take(slave: int) -> None:
+    """In the child: lead a session on this terminal, with no signal ignored because we ignore it (as under nohup)."""
+    os.login_tty(os.dup(slave))  # it closes what it is given
+    for number in IGNORABLE:
+        signal.signal(number, signal.SIG_DFL)

@@ -5,6 +5,7 @@ Python. It stands in for Hermes's bundled profile "custom", and keeps what that 
 in `learnt.json` beside it, read anew for each request:
 
     {"hosts": ["gateway.example"],
+     "max_tokens": 4096,
      "models": {"<model>": {"<base url>": {"max_tokens": 25000, "cache": "all" | "no-tools" | "none"}}}}
 
 `hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this endpoint takes; `cache` is
@@ -49,8 +50,9 @@ def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None
     shaped, cap = [_plain(message) for message in messages], facts.get("max_tokens")
     claude = "claude" in model.lower()  # the others' models refuse cache marks
     request: dict[str, Any] = {"messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)}
-    if isinstance(cap, int) and cap > 0:
-        request[cap_field(model)] = cap
+    own = learnt.get("max_tokens") if isinstance(learnt, dict) else None
+    if type(cap) is int and cap > 0:
+        request[cap_field(model)] = min(cap, own) if type(own) is int and own > 0 else cap
     return request
 
 
@@ -70,8 +72,7 @@ def is_databricks(base_url: str, learnt: Any = None) -> bool:
     """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
     host = (urlsplit(base_url).hostname or "").rstrip(".")
     hosts = learnt.get("hosts") if isinstance(learnt, dict) else None
-    named = isinstance(hosts, list) and bool(host) and host in hosts
-    return named or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
+    return host in (hosts if isinstance(hosts, list) else []) or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
 
 
 def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
@@ -158,9 +159,7 @@ def _profile(bundled: Any) -> Any:
     return profile
 
 
-try:
+with contextlib.suppress(ImportError):  # setup's Python has no Hermes
     from providers import get_provider_profile, register_provider  # type: ignore[import-not-found]
-except ImportError:  # setup's Python has no Hermes
-    pass
-else:
+
     register_provider(_profile(get_provider_profile("custom")))
