@@ -14,7 +14,7 @@ from functools import partial
 
 import uvicorn
 from fastapi import FastAPI, Request
-from nicegui import app, core, ui
+from nicegui import app, ui
 
 from hermes.settings import SettingError, sdk_config
 from webapp.access import Access, find_owner
@@ -24,8 +24,6 @@ from webapp.page import Window
 from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
 from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
-
-PASTE = 64_000_000  # bytes at most of one message from the page: a large paste is one
 
 
 def main() -> int:
@@ -63,7 +61,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, settings.port), backlog=2048)
     except OSError as error:
-        reason = (error.strerror or "no reason given").lower()
+        reason = os.strerror(error.errno).lower() if error.errno else "no reason given"
         raise SettingError(f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port") from None
 
 
@@ -83,7 +81,6 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         await asyncio.to_thread(keeper.stop)  # the platform gives 15 s for both
 
     keeper.start()
-    core.sio.eio.max_http_buffer_size = PASTE
     app.on_startup(sessions.new)
     app.on_shutdown(end)
 

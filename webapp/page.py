@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from nicegui import ui
-from nicegui.events import GenericEventArguments, XtermDataEventArguments
+from nicegui.events import GenericEventArguments
 
 from hermes.config import was_proved
 from webapp.keep import DISK
@@ -47,8 +47,16 @@ body:has(#popup[aria-hidden="false"]) .link::after { content: "reconnecting …"
 .line .q-btn { min-height: 24px; padding: 0 8px; font-size: 13px; }
 .line .shown { color: #fff; background: #2c313a; }
 """
-# Fits the terminal to its place, now and from now on; says its size.
+# Fits the terminal to its place, now and from now on, and sends what is typed in pieces, as NiceGUI drops a message of 1 MB
+# (a large paste); says the terminal's size.
 FIT = """(page => {
+  page.typed ??= page.terminal.onData(data => {
+    for (let start = 0, end; start < data.length; start = end) {
+      end = Math.min(start + 100000, data.length);
+      if (end < data.length && (data.charCodeAt(end) & 0xfc00) === 0xdc00) end--;  // no half of a character
+      page.$emit("typed", data.slice(start, end));
+    }
+  });
   page.fit();
   page.watch ??= new ResizeObserver(() => page.fit());
   page.watch.observe(page.$el);
@@ -73,7 +81,8 @@ class Window:
         self.client = ui.context.client
         ui.add_css(CSS)
         with ui.element("main").classes("screen"):
-            self.screen = ui.xterm(XTERM, on_data=self._type)
+            self.screen = ui.xterm(XTERM)
+        self.screen.on("typed", self._type)
         self.screen.on("resize", self._resize, throttle=0.1)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
@@ -133,9 +142,9 @@ class Window:
         code = f"new Promise(done => getElement({self.screen.id}).terminal.write({json.dumps(text)}, done))"
         await self.client.run_javascript(code, timeout=DAY)
 
-    def _type(self, event: XtermDataEventArguments) -> None:
+    def _type(self, event: GenericEventArguments) -> None:
         if self.terminal:
-            self.terminal.type(self.viewer, event.data)
+            self.terminal.type(self.viewer, str(event.args))
 
     def _resize(self, event: GenericEventArguments) -> None:
         self.size = int(event.args["rows"]), int(event.args["cols"])

@@ -17,7 +17,7 @@ from pathlib import Path
 SCROLLBACK = 1_000_000  # bytes of output kept for windows that come later
 PIECE = 128 * 1024  # bytes at most in one write to a window
 WINDOW = 2 * PIECE  # bytes a window may be behind before reading pauses
-TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
+TYPEAHEAD = 64_000_000  # bytes of input that no program has read yet: room for a large paste
 STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
 GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
