@@ -22,11 +22,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.request import urlopen
 
 import trustme
 import yaml
@@ -328,11 +328,8 @@ class Runner:
     def __init__(self, env: dict[str, str], hermes: Path, visitor: str = ME) -> None:
         self.env, self.hermes, self.visitor = env, hermes, visitor
         self.done, self.fails = True, ""
-        self.host = ""
+        self.host, self.app_port = "", 0
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.app_port = free.getsockname()[1]
 
     def __enter__(self) -> Runner:
         self._folder = Path(tempfile.mkdtemp(prefix="standin-app-"))
@@ -343,14 +340,16 @@ class Runner:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind:
+            print(self.log)
         self._listener.close()
         self._stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def log(self) -> str:
-        """What the app printed."""
+        """What its installation and the app itself printed."""
         path = self._folder / "log"
         return path.read_text() if path.exists() else ""
 
@@ -358,6 +357,9 @@ class Runner:
         """Stop what runs, and start these files; `done` when they answer, or when `fails` says why not."""
         self._stop()
         self.done, self.fails, self.host = False, "", app["url"].removeprefix("https://")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.app_port = free.getsockname()[1]
         threading.Thread(target=self._run, args=(app["name"], files), daemon=True).start()
 
     def _run(self, name: str, files: dict[str, bytes]) -> None:
@@ -377,10 +379,15 @@ class Runner:
         (home / ".local").mkdir()
         for folder in (self.hermes / ".local").iterdir():
             (home / ".local" / folder.name).symlink_to(folder)
-        uv = [sys.executable, "-m", "uv", "--quiet"]
-        subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, str(python)], check=True)
+        uv = [sys.executable, "-m", "uv"]
         install = [*uv, "pip", "install", "--python", str(python / "bin" / "python")]
-        subprocess.run([*install, "-r", "requirements.txt", "-c", "constraints.txt"], cwd=home, check=True)
+        with (self._folder / "log").open("w") as log:
+            subprocess.run(
+                [*uv, "venv", "--clear", "--python", sys.executable, str(python)], check=True, stdout=log, stderr=log
+            )
+            subprocess.run(
+                [*install, "-r", "requirements.txt", "-c", "constraints.txt"], cwd=home, check=True, stdout=log, stderr=log
+            )
         config = yaml.safe_load((home / "app.yaml").read_text())
         # The one thing that differs: /app is not ours to write here.
         given = {e["name"]: e["value"].replace("/app/python/source_code", str(home)) for e in config["env"]}
@@ -389,15 +396,17 @@ class Runner:
         env = {k: v for k, v in self.env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))} | theirs | given
         program = shutil.which(config["command"][0], path=path)
         assert program
-        with (self._folder / "log").open("w") as log:
+        with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 [program, *config["command"][1:]], cwd=home, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         while True:
             if self._process.poll() is not None:
                 raise RuntimeError(f"app crashed: {self.log[-200:]}")
-            with suppress(OSError), urlopen(f"http://127.0.0.1:{self.app_port}/health", timeout=5):
-                return
+            with suppress(OSError), closing(HTTPConnection("127.0.0.1", self.app_port, timeout=5)) as connection:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)
 

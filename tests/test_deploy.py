@@ -9,8 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import yaml
@@ -20,9 +24,11 @@ pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspac
 
 from databricks.sdk.clock import RealClock
 
-import databricks_app
 import deploy
+import deploying.app
+from deploying.settings import read_files
 from tests.conftest import ROOT
+from tests.served import until
 from tests.standin import OPUS_4_6, OPUS_4_7, Answer, Call, StandIn
 from tests.standin_apps import ME, PRINCIPAL, Apps, Runner, error
 from tests.test_house import modules, needed
@@ -53,7 +59,7 @@ def door(workspace: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         monkeypatch.delenv(name)
     for name, value in (workspace.env | {"HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(databricks_app, "POLL", 0.0)
+    monkeypatch.setattr(deploying.app, "POLL", 0.0)
 
     def run(command: str = "deploy", typed: str = "", **given: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
@@ -94,12 +100,11 @@ def endpoint(name: str, model: str, permission: str = "CAN_QUERY") -> dict[str, 
 def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+    assert f"Resources: {OPUS_4_7} is no serving endpoint of this workspace: its AI Gateway says who may use it" in out
     assert f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai (it answered)" in out
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
-    assert {name: data for name, data in apps.deployed.items() if name != databricks_app.MANIFEST} == deploy.read_files(
-        ROOT, {}
-    )
+    assert {name: data for name, data in apps.deployed.items() if name != deploying.app.MANIFEST} == read_files(ROOT, {})
     # Each new state is one line.
     assert [line.rpartition(",")[0] for line in out.splitlines() if line.startswith("Deploying:")] == [
         "Deploying: IN_PROGRESS",
@@ -117,10 +122,14 @@ def test_the_second_run_changes_nothing(door: Door, apps: Apps) -> None:
 
 
 def test_what_runs_is_uploaded_and_nothing_else() -> None:
-    code = {str(modules()[name].relative_to(ROOT)) for name in needed("app")}
-    # What Hermes loads by itself: no module of ours imports it.
-    plugin = {str(path.relative_to(ROOT)) for path in (ROOT / "hermes" / "provider").glob("*") if path.is_file()}
-    assert set(deploy.read_files(ROOT, {})) == code | plugin | {"app.yaml", "requirements.txt", "constraints.txt"}
+    files = read_files(ROOT, {})
+    code = {name for name in files if name.endswith(".py")}
+    assert code == {str(modules()[name].relative_to(ROOT)) for name in needed("app")}
+    # The rest is what Databricks reads, what Hermes reads beside its plugin, and what the code names.
+    read = {"app.yaml", "requirements.txt", "constraints.txt", "hermes/provider/plugin.yaml"}
+    text = b"".join(files[name] for name in code)
+    assert read <= files.keys()
+    assert [name for name in files.keys() - code - read if name.rpartition("/")[2].encode() not in text] == []
 
 
 def test_caches_and_hidden_files_stay_here(tmp_path: Path) -> None:
@@ -135,13 +144,14 @@ def test_caches_and_hidden_files_stay_here(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert sorted(deploy.read_files(tmp_path, {})) == ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
+    shutil.copy(ROOT / "app.yaml", tmp_path)
+    assert sorted(read_files(tmp_path, {})) == ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
 
 
 def test_only_what_changed_is_uploaded(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
     apps.files[f"{FOLDER}/notes.txt"] = b"somebody's"
     door()
-    files = deploy.read_files(ROOT, {})
+    files = read_files(ROOT, {})
     changed = {name: data for name, data in files.items() if name != "webapp/page.py"} | {"utils.py": b"# new\n\xff\r\n\x00"}
     monkeypatch.setattr(deploy, "read_files", lambda *_: changed)
     apps.calls.clear()
@@ -159,11 +169,11 @@ def test_only_what_changed_is_uploaded(door: Door, apps: Apps, monkeypatch: pyte
 def test_a_list_of_files_that_cannot_be_read_or_trusted_deletes_nothing(door: Door, apps: Apps) -> None:
     door()
     for text in ("", "[]", '{"files": 3}', '{"files": {"../x": "1", "/Users/y": "1"}, "given": [], "deployment": ""}'):
-        apps.files[f"{FOLDER}/{databricks_app.MANIFEST}"] = text.encode()
+        apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"] = text.encode()
         apps.calls.clear()
         assert door()[0] == 0
         assert "POST /api/2.0/workspace/delete" not in apps.changes
-        assert len(json.loads(apps.files[f"{FOLDER}/{databricks_app.MANIFEST}"])["files"]) == len(deploy.read_files(ROOT, {}))
+        assert len(json.loads(apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"])["files"]) == len(read_files(ROOT, {}))
 
 
 def test_a_dry_run_only_reads(door: Door, apps: Apps) -> None:
@@ -228,6 +238,39 @@ def test_bad_settings_are_one_line_and_nothing_is_touched(door: Door, apps: Apps
     assert (code, apps.changes, err.count("\n")) == (2, [], 1)
     assert re.match(said, err)
     assert "dapi0123" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *[
+            (text, "app.yaml: it has no usable `env`")
+            for text in ("", "[]", "env: 3", "env: [3]", "env:\n- value: 3", "a: b: c")
+        ],
+        ("env:\n- {name: DATABRICKS_TOKEN, value: dapi0123}", "app.yaml: DATABRICKS_TOKEN would lie open .* `valueFrom`"),
+    ],
+)
+def test_an_app_yaml_that_will_not_do_is_one_line(
+    door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    shutil.copy(ROOT / "app.yaml.template", root)
+    (root / "app.yaml").write_text(text)
+    monkeypatch.setattr(deploy, "ROOT", root)
+    for given in ({}, {"SET": "HERMES_MODEL=x"}):
+        code, out, err = door(**given)
+        assert (code, apps.changes, err.count("\n")) == (2, [], 1)
+        assert re.match(said, err)
+        assert "dapi0123" not in out + err
+
+
+def test_a_token_bound_to_the_app_stays_bound(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = read_files(ROOT, {})
+    bound = files["app.yaml"] + b"  - name: DATABRICKS_TOKEN\n    valueFrom: my-token\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: bound if path.name == "app.yaml" else Path.open(path, "rb").read())
+    assert door(SET=f"HERMES_MODEL={OPUS_4_6}")[0] == 0
+    assert {"name": "DATABRICKS_TOKEN", "valueFrom": "my-token"} in yaml.safe_load(apps.files[f"{FOLDER}/app.yaml"])["env"]
 
 
 def test_hermes_turned_off_needs_no_route(door: Door, apps: Apps, workspace: StandIn) -> None:
@@ -381,7 +424,8 @@ def test_the_name_is_taken_by_an_app_that_is_hidden(door: Door, apps: Apps, answ
     apps.make("hermes", "somebody@example.com")
     apps.fault = lambda call: answer if (call.method, call.path) == ("GET", "/api/2.0/apps/hermes") else None
     code, _, err = door()
-    assert (code, err) == (1, "APP: 'hermes' is taken by somebody else's app; expected a name of your own\n")
+    assert code == 1
+    assert re.fullmatch(r"APP: 'hermes' is taken by an app that is hidden from you \(.+\); expected another name\n", err)
     assert apps.files == {}
 
 
@@ -494,10 +538,12 @@ def test_a_lost_connection_is_mended_by_the_next_run(
     apps.fault = lambda _: None
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
-    files = deploy.read_files(ROOT, {})
+    files = read_files(ROOT, {})
     assert {name: apps.files[f"{FOLDER}/{name}"] for name in files} == files
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
+    if method == "GET":  # the deployment was under way, and is not made twice
+        assert apps.changes.count("POST /api/2.0/apps/hermes/deployments") == 1
     apps.calls.clear()
     assert (door()[0], apps.changes) == (0, [])
 
@@ -507,7 +553,7 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
 ) -> None:
     """The new file went up, the connection was lost, and the old file is wanted again."""
     door()
-    old = deploy.read_files(ROOT, {})
+    old = read_files(ROOT, {})
     monkeypatch.setattr(deploy, "read_files", lambda *_: old | {"utils.py": b"new"})
 
     def fault(call: Call) -> Answer | None:
@@ -547,28 +593,54 @@ def test_a_profile_goes_before_the_environment(
     assert "dapi-other" not in {request.token for request in workspace.requests}
 
 
-def test_a_host_is_logged_in_with_the_browser(door: Door, workspace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK's own browser login, once it has been through: what it kept is taken, and no browser is opened."""
-    from databricks.sdk.oauth import OidcEndpoints, SessionCredentials, Token, TokenCache
+def test_a_host_is_logged_in_with_the_browser(
+    door: Door, workspace: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's own browser login, once: it keeps what it was given. Here the browser comes straight back with a code."""
+    opened = list[str]()
 
-    host, opened = f"https://{workspace.workspace_host}", list[str]()
-    monkeypatch.setattr("webbrowser.open", lambda url, *_: opened.append(url))
-    loaded = []
+    def browse(url: str) -> None:
+        opened.append(url)
+        asked = dict(parse_qsl(urlsplit(url).query))
+        back = f"{asked['redirect_uri']}/?code=1&state={asked['state']}"
+        threading.Thread(
+            target=lambda: until(lambda: visited(back), lambda: "nobody waits for the browser"), daemon=True
+        ).start()
 
-    def load(cache: TokenCache) -> SessionCredentials:
-        from datetime import datetime, timedelta
+    def visited(url: str) -> bool:
+        place = urlsplit(url)
+        with suppress(OSError), closing(HTTPConnection(place.netloc, timeout=5)) as connection:
+            connection.request("GET", f"/?{place.query}")
+            return connection.getresponse().status == 200
+        return False
 
-        loaded.append(cache._host)
-        token = Token(workspace.token, "Bearer", "r", datetime.now() + timedelta(hours=1))
-        endpoints = OidcEndpoints(f"{host}/oidc/v1/authorize", f"{host}/oidc/v1/token")
-        return SessionCredentials(token, endpoints.token_endpoint, "databricks-cli")
+    def oidc(path: str, authorization: str) -> Answer:
+        if path == "/oidc/v1/token":
+            return 200, {"access_token": workspace.token, "token_type": "Bearer", "expires_in": 3600, "refresh_token": "r"}
+        base = f"https://{workspace.workspace_host}/oidc/v1"
+        return 200, {"authorization_endpoint": f"{base}/authorize", "token_endpoint": f"{base}/token"}
 
-    monkeypatch.setattr(TokenCache, "load", load)
+    monkeypatch.setattr("webbrowser.open_new", browse)
+    monkeypatch.setattr(workspace, "_oidc", oidc)
     monkeypatch.setenv("DATABRICKS_HOST", "https://other.example")
     monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
-    code, out, err = door(HOST=f"{workspace.workspace_host}/?o=1")
-    assert (code, err, out.splitlines()[-1]) == (0, "", URL)
-    assert (opened, set(loaded)) == ([], {host})
+    for _ in range(2):
+        code, out, err = door(HOST=f"{workspace.workspace_host}/?o=1")
+        assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+        assert "Login:     in your browser, unless it was done before" in out
+    assert [url.partition("?")[0] for url in opened] == [f"https://{workspace.workspace_host}/oidc/v1/authorize"]
+    assert "dapi-other" not in {request.token for request in workspace.requests}
+
+
+def test_stopping_it_is_one_line(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deploying.app, "wait", stop)
+        code, _, err = door()
+    assert (code, err) == (1, "Stopped: run this again, it goes on from there.\n")
+    assert door()[0] == 0
 
 
 def test_the_status_of_an_app_that_is_not_there(door: Door) -> None:

@@ -20,7 +20,7 @@ from databricks.sdk.service.apps import (
 )
 from databricks.sdk.service.catalog import PermissionsChange, Privilege
 
-from databricks_app import Target, brief, say
+from deploying.app import Target, brief, say
 
 MODEL, FALLBACK, VOLUME = "hermes-model", "hermes-fallback-model", "hermes-volume"  # our resources' names
 # What the service fills in; all the rest of an app is sent with an update, which clears what is left out.
@@ -41,6 +41,9 @@ def endpoint_resources(client: WorkspaceClient, models: Collection[str]) -> list
     there = {endpoint.name for endpoint in client.serving_endpoints.list()} if models else set()
     query = AppResourceServingEndpointServingEndpointPermission.CAN_QUERY
     keys = dict(zip(models, (MODEL, FALLBACK), strict=False))
+    for model in keys:
+        if model not in there and not model.startswith("system.ai."):
+            say("Resources", f"{model} is no serving endpoint of this workspace: its AI Gateway says who may use it")
     return [AppResource(keys[m], serving_endpoint=AppResourceServingEndpoint(m, query)) for m in keys if m in there]
 
 

@@ -89,8 +89,8 @@ def find_app(target: Target) -> App | None:
         return target.client.apps.get(target.name)
     except NotFound:
         return None
-    except PermissionDenied:
-        raise _taken(target) from None
+    except PermissionDenied as error:
+        raise _taken(target, error) from None
 
 
 def make_app(target: Target, app: App | None) -> App | None:
@@ -110,10 +110,10 @@ def make_app(target: Target, app: App | None) -> App | None:
             target.client.apps.create(App(target.name, description="Hermes Agent in its owner's browser"))
         except PermissionDenied as error:
             raise DeployError(f"You may not create apps in this workspace ({brief(error)}): its admin can allow it.") from None
-        except ResourceConflict:
+        except ResourceConflict as error:
             # Ours after all, where the connection was lost before the answer.
             if (found := find_app(target)) is None or not is_mine(target, found):
-                raise _taken(target) from None
+                raise _taken(target, error) from None
         except (DatabricksError, TimeoutError) as error:
             if refused := _over_quota(error):
                 raise DeployError(f"No room for another app ({refused}): `make undeploy APP=...`, or ask an admin.") from None
@@ -133,8 +133,10 @@ def is_mine(target: Target, app: App) -> bool:
     return (app.creator or "").lower() == target.me.lower()
 
 
-def _taken(target: Target) -> DeployError:
-    return DeployError(f"APP: {target.name!r} is taken by somebody else's app; expected a name of your own")
+def _taken(target: Target, error: Exception) -> DeployError:
+    return DeployError(
+        f"APP: {target.name!r} is taken by an app that is hidden from you ({brief(error)}); expected another name"
+    )
 
 
 def _over_quota(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Putting the app on Databricks: only deploy.py stands on it."""
