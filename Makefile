@@ -41,7 +41,7 @@ deploy status undeploy: .venv/ready
 	@$(RUN) deploy.py $@
 
 test: lint $(DEMO)/.local/bin/hermes
-	NO_SKIPS=1 $(RUN) -m pytest --timeout 300 --faults
+	NO_SKIPS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --timeout 300 --faults
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -59,7 +59,8 @@ pin: .venv/ready
 .venv/ready: requirements.txt constraints.txt tests/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep ^uv= requirements.txt)"
+	$(RUN) -m uv pip install --quiet --python $(RUN) -r tests/requirements.txt
 	@touch $@
 
 # Without a workspace, setup installs Hermes and stops there.

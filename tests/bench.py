@@ -21,6 +21,7 @@ import yaml
 from hermes.proof import Prover
 from hermes.routes import choose_routes
 from hermes.settings import read_settings
+from tests.bench_files import file_rows
 from tests.bench_keep import keep_rows
 from tests.bench_terminal import Row, terminal_rows
 from tests.conftest import INSTALLED, ROOT
@@ -161,7 +162,15 @@ def main() -> None:
         home = Path(folder)
         (home / ".local").symlink_to(INSTALLED / ".local")
         rows: list[Row] = [("MEASURED", "MEDIAN", "TARGET", "NOTE")]
-        for part in (gateway_rows(), setup_rows(home), answer_rows(home), price_rows(home), terminal_rows(), keep_rows()):
+        for part in (
+            gateway_rows(),
+            setup_rows(home),
+            answer_rows(home),
+            price_rows(home),
+            terminal_rows(),
+            file_rows(),
+            keep_rows(),
+        ):
             for row in part:
                 rows.append(row)
                 print(f"{row[0]}: {row[1]}", file=sys.stderr)
