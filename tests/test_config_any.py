@@ -200,7 +200,7 @@ def test_killed_at_any_moment_the_file_is_whole_and_private(env: dict[str, str],
         # Half of them shall come too late: then the others are spread over the whole run.
         run *= 1.02 if landed else 0.98
         assert path.read_text() in whole
-        for file in path.parent.iterdir():
+        for file in (f for f in path.parent.rglob("*") if f.is_file()):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     os.waitpid(in_child(lambda: main([], env)), 0)
     assert list(path.parent.glob("*.tmp")) + list(path.parent.glob(".*.tmp")) == []
