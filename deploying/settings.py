@@ -96,7 +96,8 @@ def read_set(text: str, root: Path) -> dict[str, str]:
         if name == "DATABRICKS_TOKEN":
             raise SettingError(f"SET: {OPEN}")
         if name not in known:
-            raise SettingError(f"SET: {name[:100]!r} is no setting of the app; expected {', '.join(known)}")
+            shown = repr(name) if re.fullmatch("[A-Z_]{1,50}", name) else "one of its names (not shown)"
+            raise SettingError(f"SET: {shown} is no setting of the app; expected {', '.join(known)}")
     if bare := [name for name, equals, _ in pairs if not equals]:
         raise SettingError(f"SET: {bare[0]} has no value; expected {bare[0]}=value")
     return {name: value for name, _, value in pairs}
