@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,19 @@ def until(condition: Callable[[], object], failure: Callable[[], str]) -> None:
     while not condition():
         assert time.monotonic() < deadline, failure()
         time.sleep(0.05)
+
+
+def submit(session: Any, text: str, answer: str) -> None:
+    """Type a line into Hermes and wait for its answer. An Enter that comes too soon after a text is taken for part of it."""
+    from pexpect import TIMEOUT
+
+    session.send(text)
+    session.expect(text)
+    for _ in range(6):
+        session.send("\r")
+        if session.expect([answer, TIMEOUT], timeout=20) == 0:
+            return
+    raise AssertionError(f"no answer to {text!r}")
 
 
 @pytest.fixture(autouse=True)

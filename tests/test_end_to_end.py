@@ -18,7 +18,7 @@ import yaml
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
 from setup_hermes import refresh_token
-from tests.conftest import ROOT
+from tests.conftest import ROOT, submit
 from tests.standin import GATEWAY_FAULTS, HOSTS, OPUS_4_6, OPUS_4_7, StandIn, default_serves
 
 ONLY_GATEWAY = ("openai", "mlflow/v1")
@@ -135,10 +135,7 @@ def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home
     try:
         session.expect("\u276f")  # the prompt's arrow
         for word in ("first", "second", "third"):
-            session.send(word)
-            session.expect(word)
-            session.send("\r")
-            session.expect(rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}")
+            submit(session, word, rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}")
             assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
     finally:
         session.close(force=True)
@@ -447,10 +444,7 @@ def test_hermes_offers_the_workspaces_models(workspace: StandIn, hermes_home: Pa
     )
     try:
         session.expect("\u276f")
-        session.send("/model")
-        session.expect("/model")
-        session.send("\r")
-        session.expect(r"databricks-gateway \(5 models\)")
+        submit(session, "/model", r"databricks-gateway \(5 models\)")
         session.expect(r"databricks-direct \(4 models\)")
     finally:
         session.close(force=True)

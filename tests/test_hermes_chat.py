@@ -17,7 +17,7 @@ import yaml
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, submit
 from tests.standin import GATEWAY_ROUTES, GPT, LLAMA, OPUS_4_6, OPUS_4_7, SONNET, Answer, Call, StandIn, default_serves
 from tests.standin_models import NAMES, completion, events
 
@@ -191,10 +191,7 @@ def test_a_session_through_rotations_and_what_hermes_asks_beside_it(workspace: S
         for word, at_once in (("first", False), ("second", True)):
             workspace.at_once = at_once
             workspace.on_tool_call = lambda: rotate() if len(bodies) in (3, 16) else None
-            session.send(word)
-            session.expect(word)
-            session.send("\r")
-            session.expect(rf"{OPUS_4_7} through {base_url}: {word}")
+            submit(session, word, rf"{OPUS_4_7} through {base_url}: {word}")
             rotate()
     finally:
         session.close(force=True)
