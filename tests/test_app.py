@@ -205,6 +205,16 @@ def test_a_laptop_listens_on_loopback_alone(laptop: Served) -> None:
     }
 
 
+def test_a_deployed_app_listens_where_the_proxy_comes_from(deployed: Served) -> None:
+    listening = Path("/proc/net/tcp")
+    if not listening.exists():
+        pytest.skip("reads /proc/net/tcp, which is not here")
+    lines = [line.split() for line in listening.read_text().splitlines()[1:]]
+    assert {line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{deployed.port:04X}")} == {
+        f"00000000:{deployed.port:04X}"
+    }
+
+
 def test_the_owner_is_learnt_from_the_apps_api_by_the_apps_own_principal() -> None:
     with StandIn(oauth=3600, creator="") as standin, Served(standin.env, DATABRICKS_APP_NAME="hermes") as served:
         headers = {"Host": "app.example.com", "X-Forwarded-Email": OWNER, "Connection": "close"}

@@ -532,3 +532,65 @@ def test_signals_that_the_app_ignores_work_in_the_terminal(tmp_path: Path) -> No
         signal.signal(signal.SIGHUP, before[0])
         signal.signal(signal.SIGQUIT, before[1])
     assert "['SIG_DFL', 'SIG_DFL']" in "".join(shown)
+
+
+def test_reading_goes_on_when_the_window_that_held_it_up_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "STALL", 3600)
+
+    async def hang(_: str) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        one = Terminal()
+        slow = one.join(hang, 24, 80)
+        command = asyncio.ensure_future(one.run(["head", "-c", "5000000", "/dev/zero"], cwd=tmp_path, env={}))
+        async with asyncio.timeout(60):
+            while one._end <= WINDOW or one._reading:
+                await asyncio.sleep(0.01)
+            assert not command.done()
+            one.leave(slow)
+            assert await command == 0
+
+    asyncio.run(main())
+
+
+def test_a_window_that_takes_all_in_time_is_never_counted_as_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "STALL", 0.05)
+
+    async def quick(_: str) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        one = Terminal()
+        viewer = one.join(quick, 24, 80)
+        one.say("a line")
+        async with asyncio.timeout(60):
+            while viewer.position < one._end:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(4 * terminal.STALL)  # this is the test's input: longer than a stall
+        assert not viewer.stalled
+        one.leave(viewer)
+
+    asyncio.run(main())
+
+
+def test_what_was_typed_for_one_command_is_not_kept_for_the_next(tmp_path: Path) -> None:
+    async def quick(_: str) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        one = Terminal()
+        viewer = one.join(quick, 24, 80)
+        wait = f"until [ -f {tmp_path}/go ]; do sleep 0.05; done"
+        command = asyncio.ensure_future(one.run(["sh", "-c", wait], cwd=tmp_path, env={"PATH": os.environ["PATH"]}))
+        async with asyncio.timeout(60):
+            while one._master is None:
+                await asyncio.sleep(0.01)
+            one.type(viewer, "for the first\n" * 10_000)
+            assert one._typed
+            (tmp_path / "go").touch()
+            await command
+        assert not one._typed
+        one.leave(viewer)
+
+    asyncio.run(main())
