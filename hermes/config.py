@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -113,7 +114,13 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
         last = as_dict(written.get("providers"))
 
         def ours(name: object, url: object) -> bool:
-            return is_our_name(name) and (last.get(cast(str, name)) == url if last else bool(cloud_of(str(url))))
+            if last or not is_our_name(name):
+                return is_our_name(name) and last.get(cast(str, name)) == url
+            # Nothing is remembered: Databricks' own hosts, and where the workspace is known, it and gateways of its cloud.
+            place, home = urlsplit(str(url)).hostname or "", urlsplit(host).hostname or ""
+            return bool(cloud_of(place)) and (
+                home in ("", place) or (".ai-gateway." in place and cloud_of(place) == cloud_of(home))
+            )
 
         text = _with_key(raw.decode(), config, token, ours)
         return _replace(config_path, raw, text, _lost(raw.decode(), text)) != "unchanged"

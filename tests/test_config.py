@@ -546,6 +546,16 @@ def test_what_cannot_be_refreshed_is_logged(text: str, tmp_path: Path, caplog: p
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("host", "key"), [("", "new"), (HOST, "new"), (OTHER, "old"), ("https://dbc-1.cloud.databricks.com", "old")]
+)
+def test_without_a_memory_a_known_workspace_keeps_its_token(host: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump({"custom_providers": [{"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"}]}))
+    assert refresh_token(path, "new", host) is (key == "new")
+    assert providers_of(path)["databricks-direct"]["api_key"] == key
+
+
 # --- Nothing of the user's is lost --------------------------------------------------------------------------------------
 
 
