@@ -470,6 +470,7 @@ def test_terminals_are_opened_shown_bounded_and_freed(window: Open, workspace: S
         page.get_by_label("Terminal 1").click()
         sees(page, "this is 1")
         # What is typed goes to the one that shows.
+        page.wait_for_function("document.activeElement.classList.contains('xterm-helper-textarea')")
         page.keyboard.type("exit\n")
         sees(page, "this is 2")
         expect(page.locator(".tabs .q-btn")).to_have_count(2)
