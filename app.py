@@ -26,15 +26,23 @@ from webapp.settings import Settings, read_settings
 from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Run the app.
+
+    Arguments:
+        argv: the arguments: none; everything else is a setting.
 
     Returns:
         The exit code: 2 for a setting that cannot be used.
     """
+    if argv in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     with suppress(AttributeError, OSError):  # not on Linux
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the client secret from our /proc/<pid>/environ
     try:
+        if argv:
+            raise SettingError(f"app.py: {' '.join(argv)[:100]!r} will not do; expected no argument")
         settings = read_settings(os.environ)
         listening = listen(settings)
     except SettingError as error:
@@ -117,4 +125,4 @@ def serve(settings: Settings, listening: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

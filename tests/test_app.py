@@ -299,3 +299,13 @@ def test_the_end_of_make_demo_is_the_end_of_all_of_it(installed_hermes: Path) ->
     finally:
         make.kill()
         make.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("-h", 0), ("--port=1", 2), ("x", 2)])
+def test_an_argument_starts_nothing(argument: str, code: int, tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "app.py"), argument]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == code
+    assert (done.stdout if code == 0 else done.stderr).startswith("The app:" if code == 0 else "app.py: ")
+    assert list(tmp_path.iterdir()) == []

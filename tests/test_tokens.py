@@ -176,9 +176,8 @@ def test_a_token_never_has_less_than_five_minutes_to_live(tmp_path: Path, monkey
 def started(tmp_path: Path, code: str, **env: str) -> str:
     """What some code says where the app would begin to serve."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **env}
-    script = (
-        f"import app, ctypes, os\napp.listen = lambda settings: None\napp.serve = lambda settings, _: print({code})\napp.main()"
-    )
+    instead = f"app.listen = lambda settings: None\napp.serve = lambda settings, _: print({code})"
+    script = f"import app, ctypes, os\n{instead}\napp.main([])"
     return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
