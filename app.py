@@ -121,7 +121,13 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         headers=[("content-security-policy", "frame-ancestors 'none'")],
         timeout_graceful_shutdown=1,
     )
+    logging.getLogger("uvicorn.error").addFilter(_matters)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is more than Starlette's words for a browser that went before it had its answer."""
+    return not record.exc_info or str(record.exc_info[1]) != "No response returned."
 
 
 if __name__ == "__main__":

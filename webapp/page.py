@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,44 +25,25 @@ DAY = 86400.0
 XTERM = {
     "fontFamily": "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
     "fontSize": 14,
-    "lineHeight": 1.2,  # else a row hides underscores and what hangs below the line
     "cursorBlink": False,  # its animation keeps the browser drawing, which makes an echo three times as slow
     "scrollback": 10000,
-    "theme": {"background": "#101216", "foreground": "#d7dae0", "cursor": "#d7dae0", "selectionBackground": "#3b4252"},
+    "theme": {
+        "background": "#101216",
+        "foreground": "#d7dae0",
+        "cursor": "#d7dae0",
+        "selectionBackground": "#3b4252",
+        "selectionInactiveBackground": "#7a5c1e",  # what was found, while the focus is in the find bar
+    },
 }
-CSS = """
-body { background: #101216; overflow: hidden; }
-.nicegui-content { height: 100dvh; padding: 0; gap: 0; }
-.screen { flex: 1; min-height: 0; width: 100%; padding: 6px 0 0 8px; }
-.screen > div { width: 100%; height: 100%; }
-.line { display: flex; align-items: center; gap: 16px; width: 100%; height: 30px; padding: 0 10px; flex: none;
-        background: #191c22; color: #a9b0bc; font: 13px system-ui, sans-serif; white-space: nowrap; overflow: hidden; }
-.link::before { content: "●"; color: #7fb069; margin-right: 6px; }
-.link::after { content: "connected"; }
-body:has(#popup[aria-hidden="false"]) .link::before { color: #e0a458; }
-body:has(#popup[aria-hidden="false"]) .link::after { content: "reconnecting …"; }
-#popup { display: none; }
-.kept { overflow: hidden; text-overflow: ellipsis; }
-.once { gap: 4px; flex-wrap: nowrap; align-items: center; }
-.tabs { display: flex; gap: 2px; margin-left: auto; }
-.line .q-btn { min-height: 24px; padding: 0 8px; font-size: 13px; }
-.line .shown { color: #fff; background: #2c313a; }
-"""
-# Fits the terminal to its place, now and from now on, and sends what is typed in pieces, as NiceGUI drops a message of 1 MB
-# (a large paste); says the terminal's size.
-FIT = """(page => {
-  page.typed ??= page.terminal.onData(data => {
-    for (let start = 0, end; start < data.length; start = end) {
-      end = Math.min(start + 100000, data.length);
-      if (end < data.length && (data.charCodeAt(end) & 0xfc00) === 0xdc00) end--;  // no half of a character
-      page.$emit("typed", data.slice(start, end));
-    }
-  });
-  page.fit();
-  page.watch ??= new ResizeObserver(() => page.fit());
-  page.watch.observe(page.$el);
-  return [page.terminal.rows, page.terminal.cols];
-})(getElement(%d))"""
+BUTTONS = [
+    ("Smaller font", "text_decrease", "zoom(-1)"),
+    ("Larger font", "text_increase", "zoom(1)"),
+    ("Find (Ctrl+Shift+F)", "search", "search()"),
+]
+
+
+class Screen(ui.xterm, component="screen.js"):
+    """The terminal in the browser: `screen.js`, next to this file."""
 
 
 class Window:
@@ -76,14 +58,15 @@ class Window:
     def __init__(self, sessions: Sessions, number: int, news: TokenNews) -> None:
         self.sessions, self.number = sessions, number
         self.terminal: Terminal | None = None
-        self.size = (24, 80)
-        self.viewer = Viewer(self._write, self.size)  # in no terminal yet
+        self.serial = 0  # of what is shown
+        self.size: tuple[int, int] | None = None  # until the browser has said it
+        self.viewer = Viewer(self._write, (24, 80))  # in no terminal yet
         self.client = ui.context.client
-        ui.add_css(CSS)
+        ui.add_css(Path(__file__).with_name("page.css"))
         with ui.element("main").classes("screen"):
-            self.screen = ui.xterm(XTERM)
-        self.screen.on("typed", self._type)
-        self.screen.on("resize", self._resize, throttle=0.1)
+            self.screen = Screen(XTERM)
+        self.screen.on("data", self._type)
+        self.screen.on("size", self._resize, throttle=0.1)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
             self.label = add_panels(sessions, news, self.show)
@@ -93,7 +76,11 @@ class Window:
                 ui.button("Got it", on_click=self._read).props("flat dense no-caps color=grey-4")
             self.once.set_visibility(False)
             self.tabs = ui.element("nav").classes("tabs")
-            ui.button("New terminal", icon="add", on_click=self._new).props("flat dense no-caps color=grey-4")
+            for label, icon, call in BUTTONS:
+                button = ui.button(icon=icon).props(f'flat dense color=grey-4 aria-label="{label}" title="{label}"')
+                button.on("click", js_handler=f"() => getElement({self.screen.id}).{call}")
+            new = ui.button("New terminal", icon="add", on_click=self._new).classes("new")
+            new.props('flat dense no-caps color=grey-4 aria-label="New terminal"')
         self.client.on_connect(self._connect)
         self.client.on_disconnect(self._disconnect)
         sessions.changed.subscribe(self._refresh)
@@ -105,22 +92,17 @@ class Window:
         terminals = self.sessions.open
         self.number = number if number in terminals else min(terminals, default=0) or self.sessions.new()
         self.terminal = terminals[self.number]
-        self.viewer = self.terminal.join(self._write, *self.size)
+        self.serial += 1
+        self.screen.run_method("start", self.serial)
+        self.viewer = self.terminal.join(self._write, *(self.size or self.viewer.size))
         with self.client:
             ui.navigate.history.replace(f"/?terminal={self.number}")
-        self.screen.run_terminal_method("focus")
         self._refresh()
 
     async def _connect(self) -> None:
-        size = None
-        while size is None and self.client.has_socket_connection:
-            with suppress(TimeoutError):  # a slow page is asked again, one that is gone is not
-                size = await self.client.run_javascript(FIT % self.screen.id, timeout=10)
-        if size is None or not self.client.has_socket_connection:  # nothing would make this window leave again
-            return
-        self.size = (size[0], size[1])
-        self.show(self.number)
-        if self.sessions.settings.name and not self.sessions.settings.volume:
+        if self.size:  # it was here before
+            self.show(self.number)
+        elif self.sessions.settings.name and not self.sessions.settings.volume:
             with suppress(TimeoutError):
                 self.once.set_visibility(not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10))
 
@@ -137,18 +119,26 @@ class Window:
             self.terminal.leave(self.viewer)
         self.terminal = None
 
-    async def _write(self, text: str) -> None:
-        # Answered when xterm.js has parsed it: nothing piles up in the browser either.
-        code = f"new Promise(done => getElement({self.screen.id}).terminal.write({json.dumps(text)}, done))"
-        await self.client.run_javascript(code, timeout=DAY)
+    def _write(self, text: str) -> Awaitable[None]:
+        return self._run(f"getElement({self.screen.id}).show({json.dumps(text)}, {json.dumps(self.viewer.replayed)})")
 
-    def _type(self, event: GenericEventArguments) -> None:
-        if self.terminal:
-            self.terminal.type(self.viewer, str(event.args))
+    async def _run(self, code: str) -> None:
+        await self.client.run_javascript(code, timeout=DAY)  # answered when xterm.js has parsed it
+
+    async def _type(self, event: GenericEventArguments) -> None:
+        text, begun, more = event.args
+        serial = self.serial
+        if self.terminal and begun in (0, serial):  # the rest of a paste is not for another terminal
+            self.terminal.type(self.viewer, str(text))
+            if more:
+                await self.terminal.taken()
+                self.screen.run_method("taken", serial)
 
     def _resize(self, event: GenericEventArguments) -> None:
-        self.size = int(event.args["rows"]), int(event.args["cols"])
-        if self.terminal:
+        known, self.size = self.size, (int(event.args[0]), int(event.args[1]))
+        if not known:
+            self.show(self.number)
+        elif self.terminal:
             self.terminal.resize(self.viewer, *self.size)
 
     def _refresh(self) -> None:
@@ -171,7 +161,7 @@ class Window:
         else:
             limit = self.sessions.settings.limit
             ui.notify(f"All {limit} terminals are in use; `exit` in one of them frees its place.", position="top")
-            self.screen.run_terminal_method("focus")
+            self.screen.run_method("focus")
 
     def _describe(self) -> None:
         config = self.sessions.settings.config

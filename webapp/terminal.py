@@ -12,12 +12,13 @@ import termios
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 SCROLLBACK = 1_000_000  # bytes of output kept for windows that come later
-PIECE = 128 * 1024  # bytes at most in one write to a window
-WINDOW = 2 * PIECE  # bytes a window may be behind before reading pauses
-TYPEAHEAD = 64_000_000  # bytes of input that no program has read yet: room for a large paste
+PIECE = 64 * 1024  # bytes at most in one write to a window
+WINDOW = 8 * PIECE  # bytes on their way to a window, and bytes it may be behind before reading pauses
+TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
 STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
 GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
@@ -33,10 +34,17 @@ class Viewer:
 
     def __init__(self, write: Callable[[str], Awaitable[object]], size: tuple[int, int]) -> None:
         self.write, self.size = write, size
-        self.position = self.live = -1  # offsets in the output: what it has, and where the replay ends
+        self.position = self.sent = self.live = -1  # offsets in the output: what it has, was sent, and where the replay ends
         self.stalled = False
         self.news = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.pieces: dict[asyncio.Future[object], int] = {}  # on their way, and how long each is
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether what is being written was there before the window was."""
+        return self.sent <= self.live
 
 
 class Terminal:
@@ -50,8 +58,9 @@ class Terminal:
         self.viewers: list[Viewer] = []  # the last one leads
         self._seen = asyncio.Event()
         self._output, self._start = bytearray(), 0  # the scrollback, and the offset of its first byte
-        self._typed = bytearray()
+        self._typed, self._room = bytearray(), asyncio.Event()
         self._master: int | None = None
+        self._name = ""  # of the terminal's other end
         self._process: asyncio.subprocess.Process | None = None
         self._reading = False
         self._size = (24, 80)
@@ -74,6 +83,7 @@ class Terminal:
         """
         name, _, value = self._mark.partition("=")
         self._master, slave = os.openpty()
+        self._name = os.ttyname(slave)
         self._ended = asyncio.Event()
         try:
             termios.tcsetwinsize(slave, self._size)
@@ -86,7 +96,7 @@ class Terminal:
                     stdin=slave,
                     stdout=slave,
                     stderr=slave,
-                    preexec_fn=lambda: _take(slave),
+                    preexec_fn=lambda: _begin(os.dup(slave)),  # it closes what it is given
                 )
             except OSError as error:
                 self.say(f"{argv[0]}: {error.strerror}")
@@ -109,7 +119,8 @@ class Terminal:
             asyncio.get_running_loop().remove_writer(self._master)
             os.close(self._master)
             self._master = None
-            self._typed.clear()
+            self._typed.clear()  # it was not meant for the next command
+            self._room.set()
 
     def say(self, text: str) -> None:
         """Add a line of our own to the output."""
@@ -123,7 +134,8 @@ class Terminal:
         """Let a window in: it gets a reset, the scrollback, and then what comes.
 
         Arguments:
-            write: shows text; when awaited, returns once the window has it. Its errors end the viewing.
+            write: shows text; when awaited, returns once the window has it. It is called in order, and again before
+                that where there is much to show: `WINDOW` bytes at most are on their way. Its errors end the viewing.
             rows, columns: the window's size in characters.
 
         Returns:
@@ -140,8 +152,10 @@ class Terminal:
         """Let a window go; the terminal goes on without it. Leaving twice is no error."""
         if viewer in self.viewers:
             self.viewers.remove(viewer)
-            if viewer.task:
-                viewer.task.cancel()
+            for task in (viewer.task, *viewer.pieces):
+                if task:
+                    task.cancel()
+            self._watch(viewer)
             if self.viewers:
                 self.resize(self.viewers[-1], *self.viewers[-1].size)
             self._flow()
@@ -159,9 +173,21 @@ class Terminal:
             self._lead(viewer)
         elif viewer is not self.viewers[-1] or viewer.position < viewer.live:
             return  # a second answer, or the answer to a question that is only being replayed
+        if text == "\x03" and self._typed:  # it would wait behind a paste that nobody reads
+            self._typed.clear()
+            with suppress(OSError, termios.error):
+                slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY)
+                termios.tcflush(slave, termios.TCIFLUSH)
+                os.close(slave)
         if self._master is not None and len(self._typed) < TYPEAHEAD:
             self._typed += text.encode()
             self._write(self._master)
+
+    async def taken(self) -> None:
+        """Wait until a program has been given all that was typed, or none is there to take it."""
+        while self._typed:
+            self._room.clear()
+            await self._room.wait()
 
     async def close(self) -> None:
         """End all that was started here: SIGHUP, then SIGKILL for what is left after GRACE seconds."""
@@ -239,6 +265,7 @@ class Terminal:
             loop.add_writer(master, self._write, master)
         else:
             loop.remove_writer(master)
+            self._room.set()
 
     def _add(self, data: bytes) -> None:
         self._output += data
@@ -257,38 +284,55 @@ class Terminal:
 
     async def _show(self, viewer: Viewer) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        loop = asyncio.get_running_loop()
         while True:
-            text = ""
-            if viewer.position < self._start:  # it is new, or what it lacks went while it was stalled
-                decoder.reset()
-                text, viewer.position, viewer.live = RESET, self._start, self._end
-            elif viewer.position == self._end:
+            on_way, missed = sum(viewer.pieces.values()), viewer.sent < self._start
+            until = viewer.live if viewer.sent < viewer.live and not missed else self._end
+            # What is small waits for what is on its way; what is large goes along, so that a window never waits for us.
+            small = bool(on_way) and until - viewer.sent < PIECE
+            if (not missed and (small or viewer.sent == self._end)) or on_way >= WINDOW:
                 viewer.news.clear()
                 await viewer.news.wait()
                 continue
-            until = viewer.live if viewer.position < viewer.live else self._end
-            start = viewer.position - self._start
+            text = ""
+            if missed:  # it is new, or what it lacks went while it was stalled
+                decoder.reset()
+                text, viewer.sent, viewer.live = RESET, self._start, self._end
+                viewer.position, until = max(viewer.position, viewer.sent), self._end
+            start = viewer.sent - self._start
             piece = self._output[start : min(start + PIECE, until - self._start)]
-            stall = loop.call_later(STALL, self._let_go, viewer)
-            try:
-                await viewer.write(text + decoder.decode(piece))
-            except Exception:  # whatever ails the window, the terminal goes on
-                self.leave(viewer)
-                return
-            finally:
-                stall.cancel()
-            viewer.position += len(piece)
-            viewer.stalled = False
-            self._flow()
+            viewer.sent += len(piece)
+            task = asyncio.ensure_future(viewer.write(text + decoder.decode(piece)))
+            viewer.pieces[task] = len(piece)
+            task.add_done_callback(partial(self._landed, viewer, viewer.sent))
+            if not viewer.timer:
+                self._watch(viewer)
+
+    def _landed(self, viewer: Viewer, position: int, piece: asyncio.Future[object]) -> None:
+        del viewer.pieces[piece]
+        if piece.cancelled() or piece.exception():  # whatever ails the window, the terminal goes on
+            self.leave(viewer)
+            return
+        viewer.position = max(viewer.position, position)
+        viewer.stalled = False
+        viewer.news.set()
+        self._watch(viewer)
+        self._flow()
+
+    def _watch(self, viewer: Viewer) -> None:
+        """Give a window its time, from now, to take a piece that is on its way."""
+        if viewer.timer:
+            viewer.timer.cancel()
+        waits = viewer in self.viewers and viewer.pieces
+        viewer.timer = asyncio.get_running_loop().call_later(STALL, self._let_go, viewer) if waits else None
 
     def _let_go(self, viewer: Viewer) -> None:
         viewer.stalled = True
         self._flow()
 
 
-def _take(slave: int) -> None:
-    """In the child: lead a session on this terminal, with no signal ignored because we ignore it (as under nohup)."""
-    os.login_tty(os.dup(slave))  # it closes what it is given
-    for number in IGNORABLE:
-        signal.signal(number, signal.SIG_DFL)
+def _begin(slave: int) -> None:
+    """In the new process: take the terminal, and each signal that the app was told to ignore (`nohup python app.py &`)."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    os.login_tty(slave)
