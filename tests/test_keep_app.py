@@ -125,6 +125,9 @@ def test_that_a_restart_empties_the_disk_is_said_once_until_it_is_read(workspace
     with Served(workspace.env, DATABRICKS_APP_NAME="hermes", APP_OWNER=OWNER) as served, platform(served) as url:
         page = window(url, extra_http_headers={"X-Forwarded-Email": OWNER}, ignore_https_errors=True)
         line(page, DISK)
+        page.set_viewport_size({"width": 390, "height": 700})
+        expect(page.get_by_text(DISK)).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("button", name="Got it")).to_be_in_viewport(ratio=1)
         page.reload()
         line(page, DISK)
         page.get_by_role("button", name="Got it").click()

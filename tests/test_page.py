@@ -553,12 +553,16 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(window: Open, she
     sees(page, "^[")
     overflow = "[document.documentElement.scrollWidth > innerWidth, document.documentElement.scrollHeight > innerHeight]"
     assert page.evaluate(overflow) == [False, False]
-    for name in ("Smaller font", "Larger font", "Find (Ctrl+Shift+F)", "New terminal", "Right"):
+    for name in ("Files", "Smaller font", "Larger font", "Find (Ctrl+Shift+F)", "New terminal", "Right"):
         box = page.get_by_label(name, exact=True).bounding_box()
         assert box
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
-    shot(page, "15-phone")
+    words = page.locator(".route .block").bounding_box()
+    assert words
+    assert words["height"] < 30  # one line, cut at its end
+    assert words["width"] > 60
+    shot(page, "14-phone")
 
 
 def test_links_open_in_a_page_of_their_own(window: Open, shells: Served) -> None:
@@ -589,7 +593,7 @@ def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Serve
     expect(page.get_by_role("alert")).to_have_count(0)
     run(page, copy.format("grüße", "sent $((1))"))
     expect(page.get_by_role("alert")).to_contain_text("wants to copy")
-    shot(page, "14-consent")
+    shot(page, "15-consent")
     assert page.evaluate(read) == "as before"
     page.get_by_role("button", name="Allow").click()
     page.wait_for_function(f"{read}.then(text => text === 'grüße')")

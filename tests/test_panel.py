@@ -165,7 +165,7 @@ def test_what_goes_wrong_with_an_upload_is_one_line_each(window: Open, shells: S
     assert lines[1] == "huge.bin: it has more than 500 MB."
     assert "control character" in lines[2]
     assert [p.name for p in uploads.iterdir()] == ["small.txt"]
-    shot(page, "12-upload-refused")
+    shot(page, "16-upload-refused")
     page.get_by_role("button", name="Close").click()
     expect(page.locator(".giving")).to_be_hidden()
 
@@ -180,7 +180,7 @@ def test_a_cut_connection_is_one_line_and_leaves_nothing(window: Open, shells: S
         slow(page)
         drop(page, tmp_path / "big.bin")
         page.wait_for_function("document.querySelector('.giving progress')?.value > 0.05")
-        shot(page, "13-upload")
+        shot(page, "17-upload")
         relay.cut()
         expect(page.locator(".giving li")).to_contain_text("big.bin: the connection was lost", timeout=60_000)
         until(lambda: list(uploads.iterdir()) == [], lambda: str(list(uploads.iterdir())))
@@ -227,7 +227,7 @@ def test_the_files_panel_without_a_mouse(window: Open, shells: Served, viewport:
     assert texts[-2:] == ["notes.md 4.2 kB 1 h", "reports/ zip 2 h"]
     assert "link, not followed" in "".join(texts[:2])
     named(files)
-    shot(page, f"14-files-{viewport['width'] if viewport else 1200}")
+    shot(page, f"18-files-{viewport['width'] if viewport else 1200}")
 
     def focused() -> str:
         return str(page.evaluate("(e => e.matches('a, button') ? e.ariaLabel || e.innerText : '')(document.activeElement)"))
@@ -346,7 +346,7 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         assert standin.token not in page.content()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         named(routes)
-        shot(page, f"15-routes-{viewport['width'] if viewport else 1200}")
+        shot(page, f"19-routes-{viewport['width'] if viewport else 1200}")
 
         # The workspace's admin has turned it on: a person sees it, and sets up again, by keys alone.
         standin.feature_disabled = False
@@ -372,7 +372,7 @@ def test_the_routes_panel_is_there_when_setup_failed(window: Open, installed_her
         routes = dialog(page, "Routes")
         expect(routes).to_contain_text("DATABRICKS_HOST: 'no host at all' will not do")
         expect(routes).to_contain_text("Hermes could not be set up")
-        shot(page, "16-routes-setup-failed")
+        shot(page, "20-routes-setup-failed")
     with StandIn(reject_token=True) as standin, Served(standin.env, installed_hermes) as served:
         page = window(served.url)
         page.keyboard.press("Control+Shift+G")
