@@ -126,18 +126,22 @@ def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path
 
 # --- Sessions, all rules on -------------------------------------------------------------------------------------------
 
+# Each route and each cloud once; every other pair of them is slow.
+FAST = [("azure", route) for route in default_serves()] + [("aws", "mlflow/v1"), ("gcp", "openai")]
+MODELS = {"azure": OPUS_4_6, "aws": OPUS_4_7, "gcp": SONNET}
 SESSIONS = [
-    *(("azure", route, OPUS_4_6) for route in default_serves()),
-    ("aws", "mlflow/v1", OPUS_4_7),
-    ("gcp", "openai", SONNET),
+    pytest.param(cloud, route, MODELS[cloud], marks=[] if (cloud, route) in FAST else [pytest.mark.slow])
+    for cloud in MODELS
+    for route in default_serves()
 ]
-SESSIONS += [("azure", "openai", GPT)]
+SESSIONS += [pytest.param("azure", "openai", GPT)]
 
 
 @pytest.mark.parametrize(("cloud", "route", "model"), SESSIONS)
 def test_a_session_of_silent_tools(cloud: str, route: str, model: str, hermes_home: Path) -> None:
     """Ten one after the other in one turn, several at once in another."""
     with StandIn(cloud=cloud, tool_calls=10) as workspace:
+        workspace.serves[route].add(model)
         base_url, bodies = url(workspace, route), recorded(workspace)
         configure(hermes_home, base_url, workspace.token, model)
         plug_in(hermes_home)
