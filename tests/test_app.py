@@ -254,7 +254,7 @@ def test_no_process_that_a_shell_can_look_at_holds_the_client_secret(tmp_path: P
     (tmp_path / ".local" / "bin").mkdir(parents=True)
     (tmp_path / ".local" / "bin" / "hermes").write_text("#!/bin/sh\nsleep 600\n")
     (tmp_path / ".local" / "bin" / "hermes").chmod(0o755)
-    with StandIn(oauth=3600, latency=1) as standin, Served(standin.env, hermes=tmp_path) as served:
+    with StandIn(oauth=3600, latency=0.2) as standin, Served(standin.env, hermes=tmp_path) as served:
         secret = standin.env["DATABRICKS_CLIENT_SECRET"].encode()
         seen = set[str]()
 

@@ -867,7 +867,7 @@ def newest(volume: Volume) -> float:
 @pytest.mark.parametrize(
     "restarts",
     [
-        pytest.param(8, marks=pytest.mark.fault("restart", 8)),
+        pytest.param(5, marks=pytest.mark.fault("restart", 5)),
         pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
     ],
 )

@@ -191,7 +191,9 @@ def with_profiles(env: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPat
     return {k: v for k, v in env.items() if k not in ("DATABRICKS_HOST", "DATABRICKS_TOKEN")}
 
 
+@responses.activate
 def test_a_chosen_profile_says_where_the_host_is_from(with_profiles: dict[str, str], home: Path) -> None:
+    responses.get(f"{HOST}/.well-known/databricks-config", status=404)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABRICKS_CONFIG_PROFILE", "work")
         settings = read_settings(with_profiles | {"DATABRICKS_CONFIG_PROFILE": "work"})
@@ -222,6 +224,7 @@ def test_a_profile_that_will_not_do_is_one_line_and_exit_2(
 
 @responses.activate
 def test_the_given_host_wins_over_a_profiles(with_profiles: dict[str, str]) -> None:
+    responses.get(f"{HOST}/.well-known/databricks-config", status=404)
     env = with_profiles | {"DATABRICKS_HOST": HOST}
     settings = read_settings(env)
     assert (settings.host, settings.token, settings.origin) == (HOST, "dapi-work", "")
