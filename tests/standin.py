@@ -188,8 +188,8 @@ class StandIn:
 
     @property
     def env(self) -> dict[str, str]:
-        """A whole environment for a child process: the caller's, without its own proxy and Databricks settings."""
-        theirs = re.compile(r"(databricks_(?!app_port$)|_gateway_resolved|arm_|azure_).*|.*_proxy", re.IGNORECASE)
+        """A whole environment for a child process: the caller's, without its proxy, Databricks settings and window size."""
+        theirs = re.compile(r"(databricks_(?!app_port$)|_gateway_resolved|arm_|azure_).*|.*_proxy|columns|lines", re.IGNORECASE)
         env = {name: value for name, value in os.environ.items() if not theirs.fullmatch(name)}
         proxy = f"http://127.0.0.1:{self._server.server_port}"
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):

@@ -68,7 +68,8 @@ def test_the_terminal_gets_no_service_principal(tmp_path: Path) -> None:
         "DATABRICKS_CLIENT_SECRET": "secret",
         "DATABRICKS_HOST": "h",
     }
-    shell = read_settings(env | {"LANG": "de_DE.UTF-8"}).shell_env
+    shell = read_settings(env | {"LANG": "de_DE.UTF-8", "COLUMNS": "80", "LINES": "24"}).shell_env
+    assert not shell.keys() & {"COLUMNS", "LINES"}
     assert "DATABRICKS_CLIENT_SECRET" not in shell
     assert "DATABRICKS_CLIENT_ID" not in shell
     assert (shell["DATABRICKS_HOST"], shell["LANG"]) == ("h", "de_DE.UTF-8")

@@ -41,7 +41,8 @@ class Settings:
         # A question for the cursor's position takes a way over the network that prompt_toolkit does not wait for.
         env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
         env["PATH"] = os.pathsep.join([str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)])
-        return {"LANG": "C.UTF-8"} | env
+        # The size of whoever started the app: programs would believe it rather than the terminal's own.
+        return {"LANG": "C.UTF-8"} | {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
