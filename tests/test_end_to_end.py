@@ -125,7 +125,10 @@ def test_the_model_that_setup_names_answers_at_once(hermes_home: Path) -> None:
 
 
 @pytest.mark.fault("gateway")
-@pytest.mark.parametrize("route", list(default_serves()))
+@pytest.mark.parametrize(
+    "route",
+    [pytest.param(r, marks=[] if r in ("mlflow/v1", "serving-endpoints") else [pytest.mark.slow]) for r in default_serves()],
+)
 def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, hermes_home: Path) -> None:
     with StandIn(
         serves={route: {OPUS_4_7}, "serving-endpoints": {OPUS_4_6, *([OPUS_4_7] if "serving" in route else [])}}

@@ -123,6 +123,14 @@ def link(page: Page, text: str) -> None:
     page.wait_for_function(f"({word})().includes({text!r})", timeout=PATIENCE)
 
 
+CLIPBOARD = "navigator.clipboard.readText()"
+
+
+def copied(page: Page, text: str) -> None:
+    """Wait until a text is in the clipboard."""
+    until(lambda: page.evaluate(CLIPBOARD) == text, lambda: f"{page.evaluate(CLIPBOARD)!r} is in the clipboard")
+
+
 def run(page: Page, command: str) -> None:
     page.locator(".xterm-helper-textarea").focus()
     page.keyboard.type(f"{command}\n")
@@ -494,7 +502,7 @@ def test_copy_and_paste_by_keys_and_by_the_browsers_menu(window: Open, shells: S
     word = page.locator(".xterm-rows > div", has_text="copyme").first
     word.dblclick(position={"x": 20, "y": 8})
     page.keyboard.press("Control+Shift+C")
-    page.wait_for_function("navigator.clipboard.readText().then(text => text === 'copyme')")
+    copied(page, "copyme")
     page.keyboard.type("echo got ")
     page.keyboard.press("Control+Shift+V")
     page.keyboard.press("Enter")
@@ -586,7 +594,6 @@ def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Serve
     page = window(shells.url, permissions=["clipboard-read", "clipboard-write"])
     sees(page, "Hermes is turned off")
     page.evaluate("navigator.clipboard.writeText('as before')")
-    read = "navigator.clipboard.readText()"
     copy = "printf '\\e]52;c;%s\\a' \"$(printf '{}' | base64)\"; echo {}"
     run(page, "printf '\\e]52;c;?\\a\\e]52;c;*\\a'; echo a question $((1))")
     sees(page, "a question 1")
@@ -594,11 +601,11 @@ def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Serve
     run(page, copy.format("grüße", "sent $((1))"))
     expect(page.get_by_role("alert")).to_contain_text("wants to copy")
     shot(page, "15-consent")
-    assert page.evaluate(read) == "as before"
+    assert page.evaluate(CLIPBOARD) == "as before"
     page.get_by_role("button", name="Allow").click()
-    page.wait_for_function(f"{read}.then(text => text === 'grüße')")
+    copied(page, "grüße")
     run(page, copy.format("again", "sent $((2))"))
-    page.wait_for_function(f"{read}.then(text => text === 'again')")
+    copied(page, "again")
     # What is shown once more, after a reload, is not copied once more; and the consent was for that page.
     page.evaluate("navigator.clipboard.writeText('mine')")
     page.reload()
@@ -606,13 +613,13 @@ def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Serve
     run(page, "echo alive $((3))")
     sees(page, "alive 3")
     expect(page.get_by_role("alert")).to_have_count(0)
-    assert page.evaluate(read) == "mine"
+    assert page.evaluate(CLIPBOARD) == "mine"
     run(page, copy.format("no", "sent $((4))"))
     page.get_by_role("button", name="No", exact=True).click()
     run(page, copy.format("no", "sent $((5))"))
     sees(page, "sent 5")
     expect(page.get_by_role("alert")).to_have_count(0)
-    assert page.evaluate(read) == "mine"
+    assert page.evaluate(CLIPBOARD) == "mine"
 
 
 def test_a_slow_page_gets_its_terminal_and_quick_reloads_leave_no_traceback(window: Open, shells: Served) -> None:
@@ -621,7 +628,7 @@ def test_a_slow_page_gets_its_terminal_and_quick_reloads_leave_no_traceback(wind
         page.goto(shells.url, wait_until="commit")
 
     def late(route: Route) -> None:
-        time.sleep(11)  # how slow it is: this is the test's input
+        time.sleep(4)  # how slow it is: this is the test's input
         route.continue_()
 
     page.route("**/xterm.css", late)
