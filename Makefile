@@ -4,7 +4,8 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 # The demo's and the tests' own home: yours is never touched.
 DEMO := $(CURDIR)/.demo
-STANDIN = env HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
+HERE = $(DEMO)
+STANDIN = env HOME=$(HERE) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 
 .PHONY: demo app check deploy status undeploy test lint bench pin clean
 .DEFAULT_GOAL := demo
@@ -12,7 +13,9 @@ STANDIN = env HOME=$(DEMO) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 demo: $(DEMO)/.local/bin/hermes
 ifdef Q
 demo: export QUESTION = $(value Q)
+demo: HERE = $(DEMO)/asked
 demo:
+	@mkdir -p $(HERE) && ln -sfn ../.local $(HERE)/.local  # a demo that runs keeps its config, and the token in it
 	@exec $(STANDIN) sh -c '$(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
 else
 demo:
@@ -28,7 +31,8 @@ app: $(DEMO)/.local/bin/hermes
 
 check: .venv/ready
 	@mkdir -p $(DEMO)
-	@if $(WITHOUT_WORKSPACE); then echo "This is the stand-in, not your workspace: DATABRICKS_HOST or a profile says which is yours."; \
+	@if $(WITHOUT_WORKSPACE); then \
+	[ -n '$(STANDIN_OPTIONS)' ] || echo "This is the stand-in, not your workspace: DATABRICKS_HOST or a profile says which is yours."; \
 	$(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
 
 # To the app on Databricks: see deploy.py. What is given to make itself goes there as it is, through no shell; an APP or a HOST

@@ -65,6 +65,8 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         return ""
     # Checked before urlsplit, which drops tabs and newlines without a word.
     problem = "" if re.fullmatch(r"[!-\[\]-~]+", url) else "it holds a space, a backslash, a control or a non-ASCII character"
+    if url.partition("://")[0].lower().removesuffix("s") != "http":
+        problem = "only https:// keeps a token private"
     if not problem:
         try:
             parts = urlsplit(url)

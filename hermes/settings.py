@@ -81,8 +81,8 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     """
     home = read_home(env)
     package = env.get("HERMES_PIP_URL", "").strip() or HERMES
-    if package.startswith("-") or re.search(r"//[^/]*@", package):
-        raise SettingError("HERMES_PIP_URL: it starts with '-' or holds user info; expected a package, a path or a plain URL")
+    if wrong := "starts with '-'" if package.startswith("-") else "holds user info" * bool(re.search(r"//[^/]*@", package)):
+        raise SettingError(f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL")
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
@@ -248,7 +248,7 @@ def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
     if env.get("DATABRICKS_CLIENT_SECRET"):
         return named
     file, hosts = _profiles(env, home)
-    known = ", ".join(hosts) or "none, as there is no profile in it"
+    known = ", ".join(hosts) or "a profile in it, which `databricks auth login` makes, or DATABRICKS_HOST and DATABRICKS_TOKEN"
     if named and named not in hosts:
         raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is not in {file}; expected {known}")
     if named and host and hosts[named] not in ("", host):

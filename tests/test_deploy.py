@@ -217,7 +217,8 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
     [
         ({"SET": "DATABRICKS_TOKEN=dapi0123"}, "SET: DATABRICKS_TOKEN would lie open .* `valueFrom`"),
         ({"SET": "HERMES_MODLE=x"}, "SET: 'HERMES_MODLE' is no setting of the app; expected HOME, .*HERMES_MODEL"),
-        ({"SET": "dapi0123"}, r"SET: one of its names \(not shown\) is no setting of the app"),
+        ({"SET": "HERMES_MODEL=two words"}, r"SET: a word of it has no '=' \(not shown\); expected NAME=value pairs"),
+        ({"SET": "dapi0123=x"}, r"SET: one of its names \(not shown\) is no setting of the app; expected (?!.*TOKEN)"),
         ({"SET": "HERMES_MODEL"}, "SET: HERMES_MODEL has no value; expected HERMES_MODEL=value"),
         ({"SET": "HERMES_MODEL='a"}, "SET: No closing quotation; expected NAME=value pairs"),
         ({"SET": "HERMES_MODEL='a b'"}, "HERMES_MODEL: 'a b' will not do"),

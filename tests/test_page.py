@@ -223,7 +223,7 @@ def test_the_line_says_what_the_setup_learnt(tmp_path: Path) -> None:
     write_config(config, "https://h/serving-endpoints")
     for memory, shown in (
         *[(text, "m · direct") for text in ('{"proved": true}', '{"proved": null}', "{}", "[]", "", "[" * 99999, "\udcff")],
-        ('{"proved": false}', "m · direct · NOT PROVED"),
+        ('{"proved": false}', "NOT PROVED · m · direct"),
     ):
         (tmp_path / ".config.yaml.setup").write_bytes(memory.encode("utf-8", "surrogateescape"))
         assert describe(config) == shown
@@ -561,11 +561,11 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(window: Open, she
     sees(page, "^[")
     overflow = "[document.documentElement.scrollWidth > innerWidth, document.documentElement.scrollHeight > innerHeight]"
     assert page.evaluate(overflow) == [False, False]
-    for name in ("Files", "Smaller font", "Larger font", "Find (Ctrl+Shift+F)", "New terminal", "Right"):
-        box = page.get_by_label(name, exact=True).bounding_box()
-        assert box
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 390
+    for number in (2, 3):
+        page.get_by_label("New terminal").tap()
+        page.wait_for_url(f"**/?terminal={number}")
+    for name in ("Files", "Terminal 3", "Smaller font", "Larger font", "Find (Ctrl+Shift+F)", "New terminal", "Right"):
+        expect(page.get_by_label(name, exact=True)).to_be_in_viewport(ratio=1)
     words = page.locator(".route .block").bounding_box()
     assert words
     assert words["height"] < 30  # one line, cut at its end

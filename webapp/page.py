@@ -179,7 +179,7 @@ def describe(config: Path) -> str:
         elsewhere = urlsplit(url).hostname or "no route"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return ""
-    proved = "" if was_proved(config) is not False else " · NOT PROVED"
+    doubt = "" if was_proved(config) is not False else "NOT PROVED · "
     gateway = "ai-gateway" in url or url.endswith(("/openai", "/mlflow/v1"))
     route = "direct" if url.endswith("/serving-endpoints") else "AI Gateway" if gateway else elsewhere
-    return f"{name} · {route}{proved}"
+    return f"{doubt}{name} · {route}"
