@@ -45,7 +45,7 @@ deploy status undeploy: .venv/ready
 	@$(RUN) deploy.py $@
 
 test: lint $(DEMO)/.local/bin/hermes
-	NO_SKIPS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal --timeout 300 --faults
+	NO_SKIPS=1 $(RUN) -m pytest --numprocesses 3 --dist worksteal --timeout 300 --faults
 
 lint: .venv/ready
 	$(BIN)/ruff check .
