@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import statistics
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def price_rows(home: Path) -> Iterator[Row]:
     for name, lenient in (("unmarked", set(NAMES)), ("taken in tool messages", {"cache-tool"}), ("refused there", set())):
         with StandIn(lenient=lenient, tool_calls=9, command="printf '%02000d' {}") as workspace:
             env = workspace.env | {"HOME": str(home)}
+            shutil.rmtree(home / ".hermes")  # with what was learnt there of stricter routes
             command = [sys.executable, str(ROOT / "setup_hermes.py")]
             subprocess.run(command, env=env, capture_output=True, check=True)
             plugin = home / ".hermes" / "plugins"
@@ -140,7 +142,7 @@ def price_rows(home: Path) -> Iterator[Row]:
             first_answer(home, env)
             paid[name] = sum(r.input + 0.1 * r.read + 1.25 * r.write for r in workspace.chats())
             if name == "unmarked":
-                (home / "plugins").rename(plugin)
+                shutil.rmtree(home / "plugins")
             else:
                 target = {"refused there": "<= 36 %", "taken in tool messages": "<= 26 %"}[name]
                 yield f"input tokens, cache marks {name}", f"{paid[name] / paid['unmarked']:.1%}", target, "10 requests"
