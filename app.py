@@ -12,16 +12,9 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-import uvicorn
-from fastapi import FastAPI, Request
-from nicegui import app, ui
-
 from hermes.settings import SettingError, sdk_config
 from webapp.access import Access, find_owner
-from webapp.files import Files, OnDemand
 from webapp.keep import Keeper
-from webapp.page import Window
-from webapp.sessions import Sessions
 from webapp.settings import Settings, read_settings
 from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
 
@@ -81,6 +74,15 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         listening: the socket, from `listen`.
     """
     keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20))
+    keeper.start()  # before half a second of imports: the first terminal waits for what is brought back
+    import uvicorn
+    from fastapi import FastAPI
+    from nicegui import app, ui
+
+    from webapp.files import Files, OnDemand
+    from webapp.page import Window
+    from webapp.sessions import Sessions
+
     sessions, owner, creator = Sessions(settings, keeper), [settings.owner], partial(find_creator, settings)
     news = TokenNews()
 
@@ -88,13 +90,12 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         await sessions.close()
         await asyncio.to_thread(keeper.stop)  # the platform gives 15 s for both
 
-    keeper.start()
     app.on_startup(sessions.new)
     app.on_shutdown(end)
 
     @ui.page("/")
-    def page(request: Request) -> None:
-        number = request.query_params.get("terminal", "")
+    def page() -> None:
+        number = ui.context.client.request.query_params.get("terminal", "")
         Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0, news)
 
     whole = FastAPI(openapi_url=None)
