@@ -45,6 +45,8 @@ def ask(
     if kind == "websocket":
         assert [m["type"] for m in sent] in (["websocket.accept"], ["websocket.close"])
         return (101 if sent[0]["type"] == "websocket.accept" else 403), b""
+    if sent[0]["status"] != 200:
+        assert (b"cache-control", b"no-store") in sent[0]["headers"]  # else the owner may be shown it later
     length = dict(sent[0]["headers"]).get(b"content-length")
     assert length is None or int(length) == len(sent[1]["body"])
     return sent[0]["status"], sent[1]["body"]

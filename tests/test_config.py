@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from hermes.config import _parse_config, _render, dump, refresh_token, write_config
-from hermes.merge import url_of
+from hermes.merge import routes_here, url_of
 from hermes.routes import Routes
+from hermes.settings import read_settings
 from tests.conftest import ROOT
 from tests.mocked import (
     DESIGN,
@@ -493,6 +494,15 @@ def test_without_a_memory_only_databricks_own_hosts_get_the_token(tmp_path: Path
     path.write_text(dump({"custom_providers": [elsewhere, ours]}))
     assert refresh_token(path, "new")
     assert [e["api_key"] for e in providers_of(path).values()] == ["their-key", "new"]
+
+
+def test_a_remembered_route_in_another_cloud_is_none_of_ours(env: dict[str, str]) -> None:
+    settings = read_settings(env)
+    there = "https://1.ai-gateway.cloud.databricks.com/openai"
+    written = {"host": settings.host, "providers": {"a": there, "b": OPENAI}}
+    here = routes_here(settings, Routes(DIRECT, DIRECT), written)
+    assert there not in here
+    assert {OPENAI, DIRECT} <= here
 
 
 @pytest.mark.fault("hostile YAML")

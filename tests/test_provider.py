@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -206,6 +207,17 @@ def request(profile: Any, given: Any, model: str = CLAUDE, base_url: Any = URL, 
     answer = profile.build_api_kwargs_extras(model=model, base_url=base_url, session_id="s", **context)
     assert isinstance(answer, tuple)
     return answer
+
+
+def test_two_chats_at_once_keep_their_own_conversations(plugin: tuple[Any, Path]) -> None:
+    """Hermes's subagents run in threads of one process."""
+    profile, _ = plugin
+    profile.prepare_messages([user("mine")])
+    other = threading.Thread(target=profile.prepare_messages, args=([user("theirs")],))
+    other.start()
+    other.join()
+    _, fields = profile.build_api_kwargs_extras(model=CLAUDE, base_url=URL, session_id="s")
+    assert fields["messages"] == [user(marked("mine"))]
 
 
 def test_a_request_is_adapted_and_what_else_the_profile_does_stays(plugin: tuple[Any, Path]) -> None:
