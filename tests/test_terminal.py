@@ -504,6 +504,18 @@ def test_what_a_command_leaves_running_does_not_hold_up_the_next_one(monkeypatch
     run(session)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what is open in /proc, which is not here")
+def test_a_command_that_ended_leaves_nothing_open() -> None:
+    async def session(shell: Terminal) -> None:
+        assert await sh(shell, "true") == 0
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            assert await sh(shell, "true") == 0
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(session)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc, which is not here")
 def test_the_end_leaves_no_process_whatever_it_did_to_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(terminal, "GRACE", 1.0)

@@ -194,6 +194,8 @@ def test_an_upload_that_waits_is_not_read(served: Served, projects: Path) -> Non
         for n, connection in enumerate(crowd):
             connection.sendall(f"POST /files/{n} HTTP/1.1\r\n".encode() + head + b"x")
             until(lambda n=n: sum(PART in p for p in names(projects)) == min(n + 1, files.AT_ONCE), lambda: "it waits")  # type: ignore[misc]
+        assert call(served, "GET", "/health")[0] == 200  # it has seen the last one, too
+        assert sum(PART in p for p in names(projects)) == files.AT_ONCE
         last = crowd[-1]
         last.setblocking(False)
         sent = 0
@@ -207,6 +209,24 @@ def test_an_upload_that_waits_is_not_read(served: Served, projects: Path) -> Non
         last.sendall(bytes(50_000_000 - 1 - sent))
         assert last.recv(12) == b"HTTP/1.1 200"
     assert (projects / "uploads" / str(files.AT_ONCE)).stat().st_size == 50_000_000
+
+
+def test_nothing_stays_open(served: Served, projects: Path) -> None:
+    held = Path(f"/proc/{served.process.pid}/fd")
+    if not held.exists():
+        pytest.skip("counts what is open in /proc, which is not here")
+
+    def round_trip() -> None:
+        assert post(served, "folder/file", b"whole")[0] == 200
+        for path in ("/files/uploads/folder/file", "/files/uploads/folder", "/files/nothing"):
+            call(served, "GET", path)
+        assert post(served, "..", b"refused")[0] != 200
+
+    round_trip()
+    before = len(list(held.iterdir()))
+    for _ in range(10):
+        round_trip()
+    until(lambda: len(list(held.iterdir())) < before + 5, lambda: f"{before}, then {len(list(held.iterdir()))}")
 
 
 @pytest.mark.fault("network")
