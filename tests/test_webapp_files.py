@@ -393,6 +393,21 @@ def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pyte
     assert (status, line.count(b"\n")) == (413, 1)
 
 
+def test_a_file_that_grows_meanwhile_sends_no_more_than_was_promised(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * 1000)
+    assert b"".join(folder.read(io.FileIO(tmp_path / "log"), 600)) == b"x" * 600
+
+
+def test_what_the_disk_takes_in_part_is_written_to_its_end(tmp_path: Path) -> None:
+    class Grudging(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(bytes(data[:7]))
+
+    with Grudging(tmp_path / "file", "w") as file:
+        files._write_all(file, bytearray(b"0123456789" * 10))
+    assert (tmp_path / "file").read_bytes() == b"0123456789" * 10
+
+
 def test_a_list_is_bounded_filtered_and_newest_first(tmp_path: Path) -> None:
     for n in range(30):
         (tmp_path / f"File {n}").touch()
