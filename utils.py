@@ -65,7 +65,7 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         return ""
     # Checked before urlsplit, which drops tabs and newlines without a word.
     problem = "" if re.fullmatch(r"[!-\[\]-~]+", url) else "it holds a space, a backslash, a control or a non-ASCII character"
-    if url.partition("://")[0].lower().removesuffix("s") != "http":
+    if not problem and not re.match("https?://", url, re.IGNORECASE):
         problem = "only https:// keeps a token private"
     if not problem:
         try:
@@ -81,7 +81,7 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
             problem = "its port is no number from 1 to 65535"
         elif not local and not _HOST_NAME.fullmatch(host):
             problem = "it is no host name"
-        elif parts.scheme != "https" and not (parts.scheme == "http" and local):
+        elif parts.scheme == "http" and not local:
             problem = "only https:// keeps a token private"
     if problem:
         raise ValueError(f"{setting}: {_shown(value)} will not do ({problem}); expected something like https://host.example")

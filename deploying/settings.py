@@ -91,19 +91,17 @@ def read_set(text: str, root: Path) -> dict[str, str]:
         pairs = [word.partition("=") for word in shlex.split(text)]
     except ValueError as error:
         raise SettingError(f"SET: {error}; expected NAME=value pairs") from None
-    known = re.findall(r"- name: (\w+)", (root / "app.yaml.template").read_text())
+    known = re.findall(r"- name: (?!DATABRICKS_TOKEN$)(\w+)", (root / "app.yaml.template").read_text(), re.MULTILINE)
     for name, equals, _ in pairs:
+        if name == "DATABRICKS_TOKEN":
+            raise SettingError(f"SET: {OPEN}")
         if not equals and name not in known:
             raise SettingError(
                 "SET: a word of it has no '=' (not shown); expected NAME=value pairs, quoted where there is a space"
             )
-        if name == "DATABRICKS_TOKEN":
-            raise SettingError(f"SET: {OPEN}")
         if name not in known:
             shown = repr(name) if re.fullmatch("[A-Z_]{1,50}", name) else "one of its names (not shown)"
-            raise SettingError(
-                f"SET: {shown} is no setting of the app; expected {', '.join(n for n in known if n != 'DATABRICKS_TOKEN')}"
-            )
+            raise SettingError(f"SET: {shown} is no setting of the app; expected {', '.join(known)}")
     if bare := [name for name, equals, _ in pairs if not equals]:
         raise SettingError(f"SET: {bare[0]} has no value; expected {bare[0]}=value")
     return {name: value for name, _, value in pairs}

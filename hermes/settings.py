@@ -81,8 +81,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     """
     home = read_home(env)
     package = env.get("HERMES_PIP_URL", "").strip() or HERMES
-    if wrong := "starts with '-'" if package.startswith("-") else "holds user info" * bool(re.search(r"//[^/]*@", package)):
-        raise SettingError(f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL")
+    for pattern, wrong in (("-", "starts with '-'"), (r".*//[^/]*@", "holds user info")):
+        if re.match(pattern, package, re.DOTALL):
+            raise SettingError(f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL")
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")

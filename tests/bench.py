@@ -134,16 +134,13 @@ def price_rows(home: Path) -> Iterator[Row]:
             shutil.rmtree(home / ".hermes")  # with what was learnt there of stricter routes
             command = [sys.executable, str(ROOT / "setup_hermes.py")]
             subprocess.run(command, env=env, capture_output=True, check=True)
-            plugin = home / ".hermes" / "plugins"
             if name == "unmarked":
-                plugin.rename(home / "plugins")
+                shutil.rmtree(home / ".hermes" / "plugins")
             workspace.cache.forget()
             workspace.requests.clear()
             first_answer(home, env)
             paid[name] = sum(r.input + 0.1 * r.read + 1.25 * r.write for r in workspace.chats())
-            if name == "unmarked":
-                shutil.rmtree(home / "plugins")
-            else:
+            if name != "unmarked":
                 target = {"refused there": "<= 36 %", "taken in tool messages": "<= 26 %"}[name]
                 yield f"input tokens, cache marks {name}", f"{paid[name] / paid['unmarked']:.1%}", target, "10 requests"
 

@@ -115,8 +115,11 @@ def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) 
 
 
 @pytest.mark.fault("gateway")
-def test_the_model_that_setup_names_answers_at_once(hermes_home: Path) -> None:
-    with StandIn(gateway="refused", serves=direct_only()) as workspace:
+@pytest.mark.parametrize(
+    "fault", ["refused", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("black-holed", "bad-certificate"))]
+)
+def test_the_model_that_setup_names_answers_at_once(fault: str, hermes_home: Path) -> None:
+    with StandIn(gateway=fault, serves=direct_only()) as workspace:
         assert f"This workspace serves {OPUS_4_6}: set HERMES_MODEL" in setup(workspace, hermes_home).stderr
         assert setup(workspace, hermes_home, HERMES_MODEL=OPUS_4_6).returncode == 0
         said = ask(workspace, hermes_home, "hello", "-Q")

@@ -40,6 +40,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SCREEN = "Object.values(mounted_app.$refs).find(r => r?.terminal)"
 BUFFER = """() => {
   const page = Object.values(mounted_app?.$refs ?? {}).find(r => r?.terminal);
   if (!page) return "";
@@ -466,7 +467,7 @@ def test_a_paste_that_nobody_reads_ends_with_control_c_and_is_for_its_own_termin
             page.wait_for_url("**/?terminal=2")
             sees(page, "Hermes is turned off")
             # A piece that was on its way when the other terminal came has the number of the one before.
-            page.evaluate("Object.values(mounted_app.$refs).find(r => r?.terminal).$emit('data', 'unread', 1, false)")
+            page.evaluate(f"{SCREEN}.$emit('data', 'unread', 1, false)")
             run(page, "echo the second $((2))")
             sees(page, "the second 2")
             assert "unread" not in page.evaluate(BUFFER)
@@ -482,7 +483,7 @@ def test_find_goes_through_the_whole_scrollback(window: Open, shells: Served) ->
     page.keyboard.type("needle (")
     expect(page.get_by_role("status")).to_have_text("3 of 3")
     shot(page, "13-find")
-    selection = "Object.values(mounted_app.$refs).find(r => r?.terminal).terminal.getSelection()"
+    selection = f"{SCREEN}.terminal.getSelection()"
     assert page.evaluate(selection) == "needle ("
     for at, text in ((2, "Needle ("), (1, "Needle ("), (3, "needle (")):
         page.keyboard.press("Enter")
@@ -522,7 +523,7 @@ def test_copy_and_paste_by_keys_and_by_the_browsers_menu(window: Open, shells: S
 def test_the_fonts_size_is_remembered(window: Open, shells: Served) -> None:
     page = window(shells.url)
     sees(page, "Hermes is turned off")
-    size = "Object.values(mounted_app.$refs).find(r => r?.terminal).terminal.options.fontSize"
+    size = f"{SCREEN}.terminal.options.fontSize"
     rows = "document.querySelector('.xterm-rows').children.length"
     before = page.evaluate(rows)
     for _ in range(3):

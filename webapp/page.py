@@ -120,6 +120,7 @@ class Window:
         self.terminal = None
 
     def _write(self, text: str) -> Awaitable[None]:
+        # Not async: whether it is replayed is so now, not when its turn comes.
         return self._run(f"getElement({self.screen.id}).show({json.dumps(text)}, {json.dumps(self.viewer.replayed)})")
 
     async def _run(self, code: str) -> None:

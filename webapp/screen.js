@@ -152,8 +152,8 @@ export default {
 
     // Whether xterm.js is to handle a key; Ctrl+Shift+V and Cmd+C and V are the browser's own.
     passes(event) {
-      if (!(event.shiftKey && (event.ctrlKey || event.metaKey)) || !"CFV".includes(event.key.toUpperCase())) return true;
       const key = event.key.toUpperCase();
+      if (!(event.shiftKey && (event.ctrlKey || event.metaKey)) || !"CFV".includes(key)) return true;
       if (key === "V") return false;
       event.preventDefault();
       if (event.type === "keydown" && key === "F") this.search();
@@ -227,17 +227,12 @@ export default {
       let cell = 0, from = 0;
       for (let place = 0; place < end; cell++) {
         if (place <= start) from = cell;
-        const { width, chars } = this.cell(buffer.active, row + Math.floor(cell / cols), cell % cols);
-        place += width && (chars || 1);
+        const shown = buffer.active.getLine(row + Math.floor(cell / cols)).getCell(cell % cols);
+        place += shown.getWidth() && (shown.getChars().length || 1);
       }
       const y = row + Math.floor(from / cols);
       this.terminal.select(from % cols, y, cell - from);
       this.terminal.scrollToLine(y - Math.floor(rows / 2));
-    },
-
-    cell(buffer, y, x) {
-      const cell = buffer.getLine(y).getCell(x);
-      return { width: cell.getWidth(), chars: cell.getChars().length };
     },
   },
 };

@@ -22,7 +22,6 @@ TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
 STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
 GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
-IGNORABLE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 RESET = "\x1bc"
 # What a terminal emulator answers to a program's question: where the cursor is, what it can do, its colours.
 # Shift+F3 looks like a cursor in row 1 and is taken for it: a key that one window loses harms less than a stray answer.
