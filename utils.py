@@ -8,11 +8,15 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+
+T = TypeVar("T")
 
 # Azure: adb-<workspace-id>.<shard>.azuredatabricks.net; GCP: <workspace-id>.<shard>.gcp.databricks.com. AWS hosts hold no id.
 # Source: https://docs.databricks.com/en/workspace/workspace-details.html
@@ -155,13 +159,10 @@ def _derive_workspace_id_from_host(host: str | None) -> str:
     Returns:
         The digits of an Azure host, a GCP host or `?o=<id>`; "" for anything else.
     """
-    try:
-        name = urlsplit(clean_url("host", host or "")).hostname or ""
-    except ValueError:
-        return ""
+    name = _host_name(host)
     if match := _HOST_WITH_ID.fullmatch(name):
         return match[1] or match[2]
-    given = parse_qs(urlsplit(ensure_https(host or "")).query).get("o", [""])[0]
+    given = parse_qs(urlsplit(ensure_https(host)).query).get("o", [""])[0] if host and name else ""
     return given if re.fullmatch("[0-9]{1,20}", given) else ""
 
 
@@ -191,10 +192,7 @@ def cloud_of(url: str | None) -> str:
     Returns:
         The domain that it is below, such as `azuredatabricks.net`; "" for a host that is not Databricks'.
     """
-    try:
-        name = urlsplit(clean_url("host", url or "")).hostname or ""
-    except ValueError:
-        return ""
+    name = _host_name(url)
     return next((domain for domain in _CLOUDS if name.endswith(f".{domain}")), "")
 
 
@@ -223,23 +221,46 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
     Returns:
         "" when one came; else why not.
     """
-    failures = [f"timed out after {timeout:g} s"]
 
     def ask() -> None:
-        try:
-            # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
-            requests.get(url, timeout=timeout, allow_redirects=False, stream=True, auth=lambda request: request).close()
-            failures.clear()
-        except requests.Timeout:
-            return
-        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
-            failures[:] = [why_unreachable(error)]
+        # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
+        requests.get(url, timeout=timeout, allow_redirects=False, stream=True, auth=lambda request: request).close()
 
-    # A thread, as requests' own time-outs count anew for each address and leave the name look-up out.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return failures[0] if failures else ""
+    try:
+        in_time(ask, timeout)
+    except requests.Timeout:
+        return f"timed out after {timeout:g} s"
+    except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+        return why_unreachable(error)
+    return ""
+
+
+def in_time(work: Callable[[], T], seconds: float) -> T:
+    """Do something that may take for ever: requests' own time-outs count anew for each address and each byte.
+
+    Arguments:
+        work: is left alone, in a thread, when its time is over.
+        seconds: for all of it.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        requests.ReadTimeout: when its time is over.
+        Exception: whatever it raises.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # for whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([future], seconds).done:
+        raise requests.ReadTimeout(f"no answer within {seconds:g} s")
+    return future.result()
 
 
 def why_unreachable(error: Exception) -> str:
@@ -253,18 +274,14 @@ def why_unreachable(error: Exception) -> str:
     """
     if isinstance(error, requests.Timeout):
         return "timed out"
-    inner: object = error
-    while isinstance(inner, BaseException):
-        cause = getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
-        if not isinstance(cause, BaseException):
-            break
+    inner: BaseException = error
+    while isinstance(cause := getattr(inner, "reason", None) or [None, *inner.args][-1], BaseException):
         inner = cause
     detail = re.sub(r"^.*?: (?=\[)|\[[^]]*\] ?| \(_ssl\.c:\d+\)", "", str(inner)).strip() or type(inner).__name__
     kinds = {"proxy": requests.exceptions.ProxyError, "TLS": requests.exceptions.SSLError}
-    kind = next((name for name, cls in kinds.items() if isinstance(error, cls)), "connection")
-    if "resolve" in detail:
-        kind, detail = ("DNS", "no such host") if kind == "connection" else (kind, "no such host")
-    return f"{kind}: {detail}"
+    unknown = "resolve" in detail
+    kind = next((name for name, cls in kinds.items() if isinstance(error, cls)), "DNS" if unknown else "connection")
+    return f"{kind}: {'no such host' if unknown else detail}"
 
 
 def adapt_instructions_file(source_path: str | Path, target_path: str | Path, new_header: str, cli_name: str) -> bool:
@@ -311,6 +328,14 @@ def get_npm_version(package_name: str) -> str | None:
 def _shown(value: str) -> str:
     """A setting's value for a message: short, without user info or anything that looks like a token."""
     return repr(re.sub(r"^.*@|(dapi|eyJ)[\w.-]*", "***", value.strip(), flags=re.DOTALL)[:100])
+
+
+def _host_name(url: str | None) -> str:
+    """The host name in a URL that will do; "" for any other."""
+    try:
+        return urlsplit(clean_url("host", url or "")).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import re
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from hermes import provider
-from utils import why_unreachable
+from utils import in_time, why_unreachable
 
 CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one question
 ANSWER = 64 * 1024  # bytes of an answer that are read at most
 LIST = 4 * 1024 * 1024  # and of the list of endpoints
 MOST = 6  # questions about one model on one route
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,32 +137,16 @@ class Prover:
             ) as response:
                 received = b""
                 while len(received) < most and not (body and _choices(received) is not None):
-                    piece = response.raw.read1(most, decode_content=False)
+                    try:
+                        piece = response.raw.read1(most, decode_content=False)
+                    except HTTPError as error:  # urllib3's own: the answer was cut off
+                        raise requests.ConnectionError(error) from None
                     if not piece:
                         break
                     received += piece
                 return response.status_code, received[:most]
 
-        return _in_time(ask, QUESTION)
-
-
-def _in_time(work: Callable[[], T], seconds: float) -> T:
-    """Do something that may drip for ever; after so many seconds it has timed out."""
-    done: list[T | Exception] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except Exception as error:  # to be raised where somebody waits for it
-            done.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    result = done[0] if done else requests.ReadTimeout(f"no answer within {seconds:g} s")
-    if isinstance(result, Exception):
-        raise result
-    return result
+        return in_time(ask, QUESTION)
 
 
 # A turn with a finished tool round, as Hermes has it after its first tool call.

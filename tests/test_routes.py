@@ -223,9 +223,12 @@ class Odd(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with contextlib.suppress(OSError):
             self.server.answer(self)  # type: ignore[attr-defined]
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
@@ -266,6 +269,21 @@ def test_an_answer_that_drips_is_given_up(slow: str, monkeypatch: pytest.MonkeyP
         assert prover.serves(url, OPUS_4_7) is None
         assert prover.answers[0].meaning == "timed out"
         over.set()
+
+
+@pytest.mark.fault("network")
+@pytest.mark.parametrize("framing", [{"Content_Length": "100"}, {"Transfer_Encoding": "chunked"}])
+def test_an_answer_that_is_cut_off_is_no_answer(framing: dict[str, str]) -> None:
+    def cut(odd: Odd) -> None:
+        head(odd, **framing)
+        odd.wfile.write(b"5\r\ndat")
+        odd.close_connection = True
+
+    with odd_server(cut) as url:
+        prover = Prover(TOKEN)
+        assert prover.serves(url, OPUS_4_7) is None
+        assert prover.chat_models(url.removesuffix("/openai")) == []
+        assert (prover.answers[0].answer, prover.answers[0].meaning[:12]) == ("-", "connection: ")
 
 
 @pytest.mark.fault("oversized values")
