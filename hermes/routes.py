@@ -100,12 +100,19 @@ def table(settings: Settings, answers: list[Answer]) -> str:
     Returns:
         Lines.
     """
-    bases = {name: url for name, url in (("gateway", settings.gateway), ("workspace", settings.host)) if url}
-
-    def short(url: str) -> str:
-        return next(f"{name} {url.removeprefix(base)}" for name, base in bases.items() if url.startswith(f"{base}/"))
-
-    rows = [("MODEL", "ROUTE", "ANSWER", "MEANING"), *((a.model, short(a.base_url), a.answer, a.meaning) for a in answers)]
+    bases = route_bases(settings)
+    rows = [("MODEL", "ROUTE", "ANSWER", "MEANING")]
+    rows += [(a.model, short(a.base_url, bases), a.answer, a.meaning) for a in answers]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows]
     return "\n".join([*(f"{name + ':':10} {url}" for name, url in bases.items()), *lines])
+
+
+def route_bases(settings: Settings) -> dict[str, str]:
+    """Where routes begin: the URLs of the gateway, if there is one, and of the workspace, by name."""
+    return {name: url for name, url in (("gateway", settings.gateway), ("workspace", settings.host)) if url}
+
+
+def short(url: str, bases: dict[str, str]) -> str:
+    """A route's URL for a person, with the name of the base that it begins with."""
+    return next(f"{name} {url.removeprefix(base)}" for name, base in bases.items() if url.startswith(f"{base}/"))

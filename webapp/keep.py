@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.settings import Settings
+from webapp.tokens import one_line
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class Keeper:
             try:
                 answer = self._ask(do)
             except Exception as error:  # no network, no credentials: each may pass
-                reason = (str(error).splitlines() or [""])[0].split(". Config:")[0][:200]
-                answer = {"problem": f"{type(error).__name__}: {reason}"}
+                answer = {"problem": one_line(error)}
             self._learn(do, answer)
             if answer.get("end"):
                 break

@@ -14,7 +14,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from hermes.install import read_learnt
 from hermes.proof import Answer, Prover
-from hermes.routes import choose_routes, verdict
+from hermes.routes import choose_routes, route_bases, short, verdict
 from hermes.settings import SettingError, read_settings
 from webapp.folder import Entry, address, list_folder, shown
 from webapp.sessions import Sessions
@@ -222,7 +222,7 @@ class _RoutesPanel:
     def _row(self, answer: Answer, bases: dict[str, str]) -> None:
         mark, word, kind = MARKS[answer.serves]
         _text("span", mark).classes(kind).props("role=img").props["aria-label"] = word
-        _text("span", _short(answer.base_url, bases))
+        _text("span", short(answer.base_url, bases))
         _text("span", answer.answer).classes("more")
         _text("p", answer.meaning)
 
@@ -246,8 +246,7 @@ def ask_routes(settings: Settings) -> _Report:
         routes = choose_routes(wanted, prover)
         served = prover.serves(routes.primary, wanted.model)
         line = f"{wanted.model} answers." if served else verdict(wanted, prover)
-        bases = {name: url for name, url in (("gateway", wanted.gateway), ("workspace", wanted.host)) if url}
-        return _Report(line, bases, prover.answers)
+        return _Report(line, route_bases(wanted), prover.answers)
     except SettingError as error:
         return _Report(str(error))
     except Exception as error:  # no login, no network: whatever it is, the panel says it
@@ -277,10 +276,6 @@ def size(count: int) -> str:
     """A number of bytes in its largest unit."""
     units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
     return next((f"{count / length:.1f} {unit}" for unit, length in units if count >= length), f"{count} B")
-
-
-def _short(url: str, bases: dict[str, str]) -> str:
-    return next((f"{name} {url.removeprefix(base)}" for name, base in bases.items() if url.startswith(f"{base}/")), url)
 
 
 def _text(tag: str, text: str) -> TextElement:
