@@ -152,7 +152,7 @@ export default {
 
     // Whether xterm.js is to handle a key; Ctrl+Shift+V and Cmd+C and V are the browser's own.
     passes(event) {
-      const key = event.key.toUpperCase();
+      const key = event.key?.toUpperCase(); // a browser that fills in a form names none
       if (!(event.shiftKey && (event.ctrlKey || event.metaKey)) || !"CFV".includes(key)) return true;
       if (key === "V") return false;
       event.preventDefault();
