@@ -239,6 +239,18 @@ def test_patterns_mean_what_git_says(tmp_path: Path) -> None:
     assert cases > 1000
 
 
+@pytest.mark.parametrize("line", ["*" * 24 + "b", "**/" * 24 + "b", "*a" * 20 + "b", "**/*a/" * 20 + "b", "*a" * 20 + "/b"])
+def test_no_pattern_takes_for_ever(line: str) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from webapp.ignore import Ignore; print(Ignore(sys.argv[1:2])(sys.argv[2], 1))",
+    ]
+    for path in ("a" * 200, "/".join(["da"] * 60)):
+        done = subprocess.run([*command, line, path], cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert done.stdout == "False\n"
+
+
 def test_a_newer_file_stays(place: Place) -> None:
     home = place.home()
     for name in ("newer", "older", "same"):
@@ -448,6 +460,43 @@ def test_a_torn_state_is_never_restored_but_the_one_before(place: Place, what: s
     assert len(place.volume.names("state-")) == 5
 
 
+@pytest.mark.fault("torn or hostile state")
+def test_where_no_state_is_whole_none_is_deleted(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "a").write_text("a")
+    place.save(place.instance(home))
+    index = place.volume.names("index-")[0]
+    data = place.volume.files.pop(f"{PATH}/{index}")
+    back = place.home()
+    other = Archive(back, PATH, NotFound)
+    assert other.restore(place.files()) == Done(older=True)
+    for number in range(7):
+        (back / "projects" / "b").write_text(f"{number}")
+        place.save(other)
+    place.volume.files[f"{PATH}/{index}"] = data  # it was not lost after all
+    for state in place.volume.names("state-")[1:]:
+        del place.volume.files[f"{PATH}/{state}"]
+    assert tree(place.restored()) == tree(home)
+
+
+def test_odd_times_and_permissions_come_back(place: Place) -> None:
+    home = place.home()
+    here = place.instance(home)
+    for number, moment in enumerate((-2_082_844_800, -1, 0, 2**33)):
+        (home / "projects" / f"{number}").write_text("x")
+        os.utime(home / "projects" / f"{number}", (moment, moment))
+    (home / "projects" / "unreadable").mkdir(mode=0)
+    (home / "projects" / "0").chmod(0o4755)
+    place.save(here)
+    back = place.home()
+    assert place.instance(back).number == 2
+    for number in range(4):
+        one, other = (h / "projects" / f"{number}" for h in (home, back))
+        assert one.stat().st_mtime_ns == other.stat().st_mtime_ns
+    assert (back / "projects" / "unreadable").is_dir()
+    assert (back / "projects" / "0").stat().st_mode & 0o7777 == 0o755
+
+
 HOSTILE: dict[str, Any] = {
     "up": {"files": [["projects/../../evil", 0o644, 1, 1, [0]]]},
     "absolute": {"files": [["/tmp/evil", 0o644, 1, 1, [0]]]},
@@ -507,7 +556,20 @@ def test_a_hostile_state_reaches_nothing_else(place: Place, case: str) -> None:
         {"files": [[7, 0o644, 1, 1, [0]]]},
         {"files": "x"},
         {"links": [["projects/a", None]]},
+        {"links": [["projects/a", "b\0c"]]},
+        {"links": [["projects/\ud800", "b"]]},
         {"folders": [[None, 1]]},
+        {"folders": [["projects/a", "x"]]},
+        {"folders": [["projects/a", 493.0]]},
+        {"files": [["projects/a", 420.0, 1, 1, [0]]]},
+        {"files": [["projects/a", 420, 1.5, 1, [0]]]},
+        {"files": [["projects/a", 420, 1, 1.0, [0]]]},
+        {"files": [["projects/a", 420, 1, -5, []]]},
+        {"files": [["projects/a\0b", 420, 1, 1, [0]]]},
+        {"files": [["projects/\ud800", 420, 1, 1, [0]]]},
+        {"files": [["projects/a", 420, 1, 1, [False]]]},
+        {"files": [["projects/a", 420, 1, 1, [0]]], "blocks": []},
+        {"blocks": [["0" * 64, 0, 0.0, 1]]},
         {"files": None},
     ],
 )

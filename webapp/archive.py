@@ -79,6 +79,7 @@ class Archive:
         self._blocks: dict[str, Location] = {}  # what the volume has
         self._sizes: dict[str, int] = {}  # of packs
         self._uses: dict[str, set[str]] = {}  # what a whole state needs
+        self._spare = False  # the states that are there: none of them could be read
 
     def restore(self, files: Files, *, beside: bool = False, look: bool = False) -> Done:
         """Bring back the newest whole state; from now on this instance is the newest.
@@ -120,6 +121,7 @@ class Archive:
             self._sizes.update({pack: size for pack, size in index["packs"]})
             done.saved, done.files = saved, len(index["files"])
             break
+        self._spare = done.older and not done.saved
         return done
 
     def save(self, files: Files, hidden: Collection[str]) -> Done:
@@ -153,7 +155,8 @@ class Archive:
         if tree != self._tree:
             done.sent += self._send_state(files, tree, done.saved)
             self._tree = tree
-            self._clean_up(files, there)
+            if not self._spare:
+                self._clean_up(files, there)
         hot = any(max(entry.mark[1:3], default=0) > started - HOT for entry in entries)
         self._entries = [] if again or hot else entries
         done.files = len(tree["files"])
@@ -256,6 +259,7 @@ class Archive:
             ],
             "packs": [[pack, self._sizes[pack]] for pack in packs],
         }
+        check(index)  # what could not be read again would be worth nothing
         data = zlib.compress(json.dumps(index, separators=(",", ":")).encode())
         name = f"index-{hashlib.sha256(data).hexdigest()}"
         self._upload(files, name, data)

@@ -43,17 +43,23 @@ class Ignore:
 
 @lru_cache(maxsize=1024)
 def _regex(pattern: str) -> str:
-    """A pattern of gitignore as a regular expression. Source: https://git-scm.com/docs/gitignore#_pattern_format"""
-    regex, i = "", 0
+    """A pattern of gitignore as a regular expression. Source: https://git-scm.com/docs/gitignore#_pattern_format
+
+    What follows a wildcard is taken where it first fits, in an atomic group, or a few stars would take years. A star's ends
+    with its name in the path, that of `**/` at the next one.
+    """
+    regex, i, name, names = "", 0, "", ""  # and what closes the groups that are open
     while i < len(pattern):
         rest = pattern[i:]
         char = rest[0]
         if rest.startswith("**/") and (i == 0 or pattern[i - 1] == "/"):
-            regex, i = regex + "(?:.*/)?", i + 3
+            regex, names, i = regex + names + "(?>(?:.*?/)??", ")", i + 3
         elif rest == "**" and (i == 0 or pattern[i - 1] == "/"):
             regex, i = regex + ".+", i + 2
         elif char == "*":
-            regex, i = regex + "[^/]*", i + 1
+            regex, name, i = regex + name + "(?>[^/]*?", ")", i + 1
+        elif char == "/":
+            regex, name, i = regex + "/" + name, "", i + 1
         elif char == "?":
             regex, i = regex + "[^/]", i + 1
         elif char == "[" and (found := re.match(r"\[([!^]?)(\]?(?:\[:\w+:\]|\\.|[^\]\\])*)\]", rest, re.DOTALL)):
@@ -68,7 +74,7 @@ def _regex(pattern: str) -> str:
             return r"(?!)"
         else:
             regex, i = regex + re.escape(char), i + 1
-    return regex
+    return regex + r"\Z" + name + names
 
 
 _CLASSES = {"alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "lower": "a-z", "upper": "A-Z", "space": r"\s"}

@@ -44,23 +44,31 @@ def check(index: Index) -> set[str]:
         ValueError: or another error of its kind, where it does not.
     """
     packs = dict(index["packs"])
-    if not all(re.fullmatch("pack-[0-9a-f]{64}", pack) and int(size) >= 0 for pack, size in packs.items()):
+    if not all(re.fullmatch("pack-[0-9a-f]{64}", pack) and _count(size) for pack, size in packs.items()):
         raise ValueError("a pack's name")
-    for block, pack, offset, length in index["blocks"]:
-        if not (len(block) == 64 and 0 <= offset <= offset + length <= index["packs"][pack][1] and pack >= 0):
+    for block, pack, *place in index["blocks"]:
+        if not (len(block) == 64 and _count(pack, *place) and sum(place) <= index["packs"][pack][1]):
             raise ValueError("a block's place")
     for path, mode, mtime, size, blocks in index["files"]:
-        if not (path + "" and mode >= 0 and mtime >= 0 and len(blocks) == -(-size // BLOCK)):
+        if not (_name(path) and _count(mode, size, *blocks, abs(mtime)) and len(blocks) == -(-size // BLOCK)):
             raise ValueError("a file")
-        if not all(0 <= number < len(index["blocks"]) for number in blocks):
+        if max(blocks, default=-1) >= len(index["blocks"]):
             raise ValueError("a file's blocks")
-    if not all(path + target for path, target in index["links"]) or not all(
-        path + "" and mode for path, mode in index["folders"]
-    ):
-        raise ValueError("a link or a folder")
+    if not all(_name(path) and _name(target) for path, target in index["links"]):
+        raise ValueError("a link")
+    if not all(_name(path) and _count(mode) for path, mode in index["folders"]):
+        raise ValueError("a folder")
     if sum(size for _, _, _, size, _ in index["files"]) > 2 * MOST_IN_ALL:
         raise ValueError("too much")
     return set(packs)
+
+
+def _count(*numbers: object) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _name(path: str) -> bool:
+    return path != "" and b"\0" not in os.fsencode(path)
 
 
 def put(home: Path, index: Index, packs: Path, beside: bool, done: Done) -> None:
@@ -91,7 +99,7 @@ def put(home: Path, index: Index, packs: Path, beside: bool, done: Done) -> None
     def named(path: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, zlib.error) as error:
+        except (OSError, ValueError, OverflowError, zlib.error) as error:
             done.left_out[path] = getattr(error, "strerror", None) or type(error).__name__
 
     for path, mode in sorted(index["folders"]):
