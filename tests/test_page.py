@@ -473,6 +473,30 @@ def test_a_paste_that_nobody_reads_ends_with_control_c_and_is_for_its_own_termin
             assert "unread" not in page.evaluate(BUFFER)
 
 
+def test_a_paste_does_not_break_out_of_its_brackets(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    run(page, "printf '\\e[?2004h'; stty -icanon -echo; printf 'ready %d\\n' 1; head -c 30 | od -An -c; stty sane")
+    sees(page, "ready 1")
+    page.evaluate(PASTE, "a\x1b[201~\tb\nc\x00\x9b\ud800d")
+    page.keyboard.type("........")
+    sees(page, "[   2   0   1   ~  \\t   b  \\n")
+    sees(page, "357 277 275   d 033   [   2   0   1   ~   .")
+    assert page.evaluate(BUFFER).count("033") == 2  # the brackets' own
+
+
+def test_numbers_beyond_any_screen_hang_nothing(window: Open, shells: Served) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    for final in ["b", "L", "M", "S", "T", "@", "P", "X", "I", "Z", " @", " A", "'}", "'~"]:
+        run(page, f'printf "x\\e[999999999{final}\\n"; echo after $((1))')
+        sees(page, "after 1")
+        run(page, "reset; clear")
+        page.wait_for_function(f"() => !({BUFFER})().includes('after 1')")
+    run(page, "printf 'x\\e[3by\\n'")
+    sees(page, "xxxxy")
+
+
 def test_find_goes_through_the_whole_scrollback(window: Open, shells: Served) -> None:
     page = window(shells.url)
     sees(page, "Hermes is turned off")

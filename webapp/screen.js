@@ -4,6 +4,11 @@ import { loadResource } from "../../static/utils/resources.js";
 
 const PIECE = 65536; // characters of a paste in one message; the server takes 1 MB at most, escapes included
 const SIZES = [8, 32]; // pixels
+const CONTROLS = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g; // all but tab and line ends
+// What xterm.js does as often as a number says. More often than any screen has lines or columns, it would only hang the browser.
+const REPEATED = [..."@ILMPSTXZb"].map((final) => ({ final }));
+REPEATED.push(...[" @", " A", "'}", "'~"].map(([intermediates, final]) => ({ intermediates, final })));
+const MOST = 1000;
 // What a phone's keyboard lacks; Ctrl is for the key after it.
 const KEYS = {
   Esc: { text: "\x1b" },
@@ -48,6 +53,7 @@ export default {
     this.terminal.loadAddon((this.fitter = new FitAddon()));
     this.terminal.loadAddon(new WebLinksAddon(open));
     this.terminal.parser.registerOscHandler(52, (text) => this.copied(text));
+    for (const id of REPEATED) this.terminal.parser.registerCsiHandler(id, ([times]) => times > MOST);
     this.terminal.attachCustomKeyEventHandler((event) => this.passes(event));
     this.terminal.onData((text) => this.type(text));
     this.unsent = [];
@@ -55,6 +61,7 @@ export default {
       .then(() => loadResource(`${window.path_prefix}${this.resourcePath}/xterm.css`))
       .then(() => {
         this.terminal.open(this.$refs.place);
+        this.$refs.place.addEventListener("paste", (event) => this.paste(event), true);
         new ResizeObserver(() => this.fit()).observe(this.$refs.place);
       });
   },
@@ -119,6 +126,13 @@ export default {
       this.focus();
     },
 
+    // As other terminals paste: an escape sequence in it could end the brackets that keep a shell from running it.
+    paste(event) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.terminal.paste(event.clipboardData.getData("text/plain").replace(CONTROLS, " "));
+    },
+
     // A long paste goes in pieces, each when a program has taken the one before. Ctrl-C drops what is left of it.
     type(text) {
       if (this.ctrl && /^[@-~]$/.test(text)) {
@@ -126,13 +140,14 @@ export default {
         this.ctrl = false;
       }
       if (text === "\x03") {
-        this.unsent = [];
+        Object.assign(this, { unsent: [], waiting: false });
         this.$emit("data", text, 0, false);
         return;
       }
+      text = text.replace(/\p{Surrogate}/gu, "\ufffd"); // half a character: the server would refuse all of it
       for (let start = 0, end; start < text.length; start = end) {
         end = start + PIECE;
-        if (/[\uD800-\uDBFF]/.test(text[end - 1] ?? "")) end++; // a surrogate alone is no character
+        if (/[\uD800-\uDBFF]/.test(text[end - 1] ?? "")) end++; // not in the middle of one
         this.unsent.push(text.slice(start, end));
       }
       if (!this.waiting) this.send(0);
