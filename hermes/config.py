@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import urlsplit
 
 import yaml
 
-from hermes.merge import Config, as_dict, as_list, is_our_name, merge_config, name_of, routes_here, url_of
+from hermes.merge import Config, as_dict, as_list, is_our_name, merge_config, model_url, name_of, routes_here, url_of
 from hermes.routes import Routes
 from hermes.settings import Settings
 from utils import cloud_of
@@ -57,7 +56,7 @@ def write_config(path: Path, settings: Settings, routes: Routes, proved: bool | 
             # The keys first, in place: after a mere rotation nothing else changes.
             before = text = _with_key(text, existing, settings.token, lambda name, url: is_our_name(name) and url in here)
             existing = yaml.safe_load(text) or {}
-        known = written and url_of(existing.get("model")) in {*here, *as_dict(written.get("providers")).values()}
+        known = written and model_url(existing) in {*here, *as_dict(written.get("providers")).values()}
         merged, remembered = merge_config(existing, settings, routes, written)
         text = dump(merged) if problem else _render(text, existing, merged, settings.token)
         why = problem or ("was not ours" if existing and not known else "") or (existing and _lost(before, text)) or ""
@@ -116,11 +115,9 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
         def ours(name: object, url: object) -> bool:
             if last or not is_our_name(name):
                 return is_our_name(name) and last.get(cast(str, name)) == url
-            # Nothing is remembered: Databricks' own hosts, and where the workspace is known, it and gateways of its cloud.
-            place, home = urlsplit(str(url)).hostname or "", urlsplit(host).hostname or ""
-            return bool(cloud_of(place)) and (
-                home in ("", place) or (".ai-gateway." in place and cloud_of(place) == cloud_of(home))
-            )
+            # Nothing is remembered: the workspace's own host, where it is known, or else Databricks' own.
+            plain = re.match(r"https://[\w.-]+/", str(url))
+            return str(url).startswith(f"{host}/") if host else bool(plain and cloud_of(plain[0]))
 
         text = _with_key(raw.decode(), config, token, ours)
         return _replace(config_path, raw, text, _lost(raw.decode(), text)) != "unchanged"
@@ -194,7 +191,7 @@ def _with_key(text: str, config: Config, token: str, ours: Ours) -> str:
         new["providers"] = {k: {**e, "api_key": token} if ours(k, url_of(e)) else e for k, e in moved.items()}
     entries = [*as_list(config.get("custom_providers")), *({"name": k, **as_dict(e)} for k, e in as_dict(moved).items())]
     urls = [url_of(e) for e in entries if ours(name_of(e), url_of(e))]
-    if url_of(config.get("model")) in urls and url_of(config.get("model")):
+    if model_url(config) in urls and model_url(config):
         new["model"] = {**config["model"], "api_key": token}
     if dump(new) == dump(config):
         return text
@@ -228,7 +225,7 @@ def _keys(tree: yaml.Node, ours: Ours, urls: list[str]) -> set[yaml.ScalarNode]:
     entries += [(name, fields(entry)) for name, entry in fields(top.get("providers")).items()]
     found = [e for key, e in entries if ours(name_of(told(e, key)), url_of(told(e, key)))]
     model = fields(top.get("model"))
-    found += [model] if url_of(told(model, "")) in urls else []
+    found += [model] if model_url({"model": told(model, "")}) in urls else []
     return {e["api_key"] for e in found if isinstance(e.get("api_key"), yaml.ScalarNode)}  # type: ignore[misc]
 
 

@@ -41,7 +41,7 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     last, lists = as_dict(written.get("providers")), as_dict(written.get("models"))
 
     old_model = as_dict(config.get("model"))
-    if url_of(old_model) not in here:
+    if model_url(config) not in here:
         old_model.pop("api_mode", None)  # another vendor's protocol
     model = {"default": settings.model, "provider": "custom", "base_url": routes.primary, "api_key": settings.token}
     config["model"] = {**old_model, **model}
@@ -54,25 +54,29 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     def ours_now(entry: object) -> bool:
         return is_our_name(name_of(entry)) and url_of(entry) in here
 
-    entries = as_list(config.get("custom_providers"))
+    def last_time(entry: object) -> bool:
+        return is_our_name(name_of(entry)) and url_of(entry) == last.get(name_of(entry))
+
     # `hermes doctor --fix` moves the list into this mapping, which Hermes reads first.
-    if isinstance(migrated := config.get("providers"), dict):
-        moved = {n: {"name": n, **e} for n, e in migrated.items() if isinstance(e, dict) and ours_now({"name": n, **e})}
-        entries = entries + [{_MIGRATED.get(key, key): value for key, value in e.items()} for e in moved.values()]
-        if moved:
-            config["providers"] = {name: e for name, e in migrated.items() if name not in moved}
+    mapping = as_dict(config.get("providers"))
+    known = {name: {"name": name, **as_dict(entry)} for name, entry in mapping.items()}
+    if moved := {name: entry for name, entry in known.items() if ours_now(entry) or last_time(entry)}:
+        mapping = config["providers"] = {name: entry for name, entry in mapping.items() if name not in moved}
+    entries = [
+        {_MIGRATED.get(key, key): value for key, value in e.items()} if ours_now(e) or last_time(e) else e
+        for e in [*as_list(config.get("custom_providers")), *moved.values()]
+    ]
 
     earlier = as_list(written.get("fallback_providers"))
     theirs = [e for e in as_list(config.get("fallback_providers")) if e not in earlier and not stale(e)]
     named = [e.get("provider") for e in theirs if isinstance(e, dict)]
 
     # Where the user has an entry with one of our names, ours takes another.
-    gone = [
-        e
-        for e in entries
-        if is_our_name(name_of(e)) and url_of(e) == last.get(name_of(e)) and f"custom:{name_of(e)}" not in named
-    ]
-    names = _names(settings, routes, {name_of(e) for e in entries if e not in gone and not ours_now(e)})
+    gone = [e for e in entries if last_time(e) and f"custom:{name_of(e)}" not in named]
+    others = [as_dict(e) for e in [*entries, *mapping.values()] if e not in gone and not ours_now(e)]
+    taken = [*mapping, *(e.get(key) for e in others for key in ("name", "provider_key"))]
+    # As Hermes compares them. Source: hermes_cli.runtime_provider of hermes-agent 0.19.0
+    names = _names(settings, routes, {str(name).strip().lower().replace(" ", "-") for name in taken})
     wanted = {name: {"name": name, "base_url": url, "api_key": settings.token} for url, name in names.items()}
     models = {name: _models(settings, routes, url) for url, name in names.items() if routes.models}
     providers = []
@@ -144,9 +148,14 @@ def is_our_name(name: object) -> bool:
 
 
 def url_of(entry: object) -> str:
-    """A provider entry's base URL, in whichever form Hermes takes it."""
+    """A provider entry's base URL, in whichever form Hermes takes it; "" where there are several: only Hermes knows which."""
     urls = [entry[key] for key in ("base_url", "api", "url") if key in entry] if isinstance(entry, dict) else []
-    return urls[0].rstrip("/") if urls and isinstance(urls[0], str) else ""
+    return urls[0].rstrip("/") if len(urls) == 1 and isinstance(urls[0], str) else ""
+
+
+def model_url(config: Config) -> str:
+    """The base URL in a config's `model`, where `api` is no URL but an older word for the key."""
+    return url_of({"base_url": as_dict(config.get("model")).get("base_url")})
 
 
 def as_list(value: object) -> list[Any]:

@@ -496,6 +496,119 @@ def test_without_a_memory_only_databricks_own_hosts_get_the_token(tmp_path: Path
     assert [e["api_key"] for e in providers_of(path).values()] == ["their-key", "new"]
 
 
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+@pytest.mark.parametrize("host", [HOST, ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        DIRECT.replace("https", "http"),
+        DIRECT.replace("https", "ftp"),
+        DIRECT.removeprefix("https:"),
+        f"{HOST}:8443/serving-endpoints",
+        DIRECT.replace("://", "://user:word@"),
+        DIRECT.replace("://", "://evil.example\\@"),
+        f"{HOST}.evil.example/serving-endpoints",
+        "https://evil.example/serving-endpoints#.azuredatabricks.net/",
+    ],
+)
+def test_without_a_memory_no_odd_url_gets_the_token(url: str, host: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    entry = {"base_url": url, "api_key": "old"}
+    path.write_text(
+        dump({form: [{"name": "databricks-direct", **entry}] if form == "custom_providers" else {"databricks-direct": entry}})
+    )
+    assert not refresh_token(path, "new", host)
+
+
+@pytest.mark.fault("token")
+def test_without_a_memory_a_gateway_waits_for_the_setup_where_the_workspace_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    other = OPENAI.replace("https://", "https://9")
+    path.write_text(dump({"custom_providers": [{"name": "databricks-gateway", "base_url": other, "api_key": "old"}]}))
+    assert not refresh_token(path, "new", HOST)
+
+
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("keys", [("base_url", "api"), ("base_url", "url"), ("api", "url")])
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_an_entry_with_two_urls_gets_no_token(form: str, keys: tuple[str, str], remembered: bool, tmp_path: Path) -> None:
+    """Hermes takes `api` first, in `providers`; whichever it takes, one of them is not ours."""
+    path = tmp_path / "config.yaml"
+    if remembered:
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    for first, second in (keys, keys[::-1]):
+        entry = {first: DIRECT, second: "https://evil.example/v1", "api_key": "old"}
+        listed = [{"name": "databricks-direct", **entry}]
+        config = {form: listed if form == "custom_providers" else {"databricks-direct": entry}}
+        path.write_text(dump(config))
+        assert not refresh_token(path, "new", HOST)
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        after = yaml.safe_load(path.read_text())
+        if form == "custom_providers":
+            assert listed[0] in after[form]
+        else:
+            assert after[form] == config[form]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"providers": {"databricks-gateway": {"api": "https://other.example/v1", "api_key": "mine"}}},
+        {"providers": {"Databricks Gateway": {"api": "https://other.example/v1", "api_key": "mine"}}},
+        {"providers": {"x": {"name": "Databricks Gateway", "api": "https://other.example/v1", "api_key": "mine"}}},
+        {"custom_providers": [{"name": "Databricks Gateway ", "base_url": "https://other.example/v1", "api_key": "mine"}]},
+        {
+            "custom_providers": [
+                {"name": "x", "provider_key": "databricks-gateway", "base_url": "https://other.example/v1", "api_key": "mine"}
+            ]
+        },
+    ],
+)
+def test_a_name_that_hermes_would_take_for_theirs_is_not_ours(theirs: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(theirs))
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        after = yaml.safe_load(path.read_text())
+        assert [e["provider"] for e in after["fallback_providers"]][:2] == ["custom:databricks-gateway-2"] * 2
+        assert providers_of(path)["databricks-gateway-2"]["base_url"] == OPENAI
+        assert after.get("providers") == theirs.get("providers")
+        assert all(entry in after["custom_providers"] for entry in theirs.get("custom_providers", []))
+
+
+@pytest.mark.parametrize("key", ["api", "url"])
+def test_a_list_with_an_odd_url_key_settles(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump({"custom_providers": [{"name": "databricks-gateway", key: OPENAI, "api_key": "old"}]}))
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        entry = providers_of(path)["databricks-gateway"]
+        assert (entry["base_url"], entry["api_key"]) == (OPENAI, TOKEN)
+        assert key not in entry
+        assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
+
+
+def test_an_older_word_for_the_models_key_is_no_url(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    path.write_text(path.read_text().replace("model:\n", "model:\n  api: whatever\n", 1))
+    assert refresh_token(path, "new", HOST)
+    assert yaml.safe_load(path.read_text())["model"]["api_key"] == "new"
+
+
+def test_what_doctor_moved_goes_with_its_workspace(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"), Routes(THERE, THERE))
+    config = yaml.safe_load(path.read_text())
+    config["providers"] = {e.pop("name"): {"api": e.pop("base_url"), **e} for e in config.pop("custom_providers")}
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert "token-of-a" not in path.read_text()
+    assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
+
+
 def test_a_remembered_route_in_another_cloud_is_none_of_ours(env: dict[str, str]) -> None:
     settings = read_settings(env)
     there = "https://1.ai-gateway.cloud.databricks.com/openai"
