@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import utils
 from hermes.provider import DOMAINS, adapt, is_databricks
 from tests.conftest import ROOT
 
@@ -161,15 +162,22 @@ def test_a_learnt_cap_is_kept_to(model: str, field: str) -> None:
         ("https://example.com/x.azuredatabricks.net", False),
         ("https://x.azuredatabricks.net@example.com/", False),
         ("https://docs.databricks.com", False),
+        ("https://evil.example\\@x.azuredatabricks.net/", False),
+        ("https://evil.example\\.azuredatabricks.net/", False),
+        ("https://user:word@x.azuredatabricks.net/", False),
         ("https://other.gateway.example", False),
         ("", False),
     ],
 )
 def test_whose_host_it_is(url: str, yes: bool) -> None:
     assert is_databricks(url, {"hosts": ["gateway.example"]}) is yes
-    odds: list[Any] = [None, [], {"hosts": None}, {"hosts": {"a": 1}}, {"hosts": [None, 7]}, "hosts"]
+    odds: list[Any] = [None, [], {"hosts": [""]}, {"hosts": None}, {"hosts": {"a": 1}}, {"hosts": [None, 7]}, "hosts"]
     for odd in odds:
         assert is_databricks(url, odd) is (yes and "gateway.example" not in url)
+
+
+def test_each_cloud_that_the_setup_knows_is_databricks() -> None:
+    assert all(any(own == cloud or own.endswith(f".{cloud}") for own in DOMAINS.split()) for cloud in utils._CLOUDS)
 
 
 # --- Inside a Hermes --------------------------------------------------------------------------------------------------

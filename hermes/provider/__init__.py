@@ -22,12 +22,11 @@ import threading
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = dict[str, Any]
 
-DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.cn cloud.databricks.com gcp.databricks.com"
-DOMAINS += " databricks.us cloud.databricks.mil"
+DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.us databricks.azure.cn"
+DOMAINS += " cloud.databricks.com gcp.databricks.com databricks.us cloud.databricks.mil"
 NAMES = tuple(
     f"custom:databricks-{name}{n}" for name in ("gateway", "direct", "fallback") for n in ("", "-2", "-3")
 )  # what the fallback chain asks for
@@ -70,9 +69,10 @@ def family(model: str) -> str:
 
 def is_databricks(base_url: str, learnt: Any = None) -> bool:
     """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
-    host = (urlsplit(base_url).hostname or "").rstrip(".")
-    hosts = learnt.get("hosts") if isinstance(learnt, dict) else None
-    return host in (hosts if isinstance(hosts, list) else []) or any(host.endswith(f".{domain}") for domain in DOMAINS.split())
+    found = re.match(r"https?://([\w.-]+?)\.?(:\d+)?([/?#]|$)", base_url, re.IGNORECASE)
+    host, hosts = found[1].lower() if found else "", learnt.get("hosts") if isinstance(learnt, dict) else None
+    own = isinstance(hosts, list) and host in hosts
+    return host != "" and (own or host.endswith(tuple(f".{domain}" for domain in DOMAINS.split())))
 
 
 def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
