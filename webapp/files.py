@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import shlex
 import stat
 import unicodedata
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webapp.access import App, Receive, Scope, Send
-from webapp.folder import CHUNK, ENTRIES, PART, is_packable, open_below, pack, read, shown, text
+from webapp.folder import CHUNK, ENTRIES, PART, closed, is_packable, open_below, pack, read, shown, text
 
 UPLOADS = "uploads"  # the folder, below the one that is served, where uploads go
 LIMIT = 500_000_000  # bytes of one upload
@@ -54,19 +57,6 @@ class OnDemand(HttpToolsProtocol):
             self.flow.pause_reading()
 
 
-class RefusedError(Exception):
-    """What was asked for cannot be done.
-
-    Arguments:
-        status: of HTTP.
-        line: says why.
-    """
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
 class Files:
     """`GET /files/<path>` gives a file, or a folder as a zip; `POST /files/<path>` puts the body into the folder `uploads`.
 
@@ -93,15 +83,15 @@ class Files:
         name = shown(parts[-1]) if parts else "projects"
         try:
             if any(part in (".", "..") or "\0" in part for part in parts):
-                raise RefusedError(400, f"{name}: a path goes down only, by names")
+                raise HTTPException(400, f"{name}: a path goes down only, by names")
             if scope["method"] == "GET":
                 response = await asyncio.to_thread(self._download, parts)
             elif scope["method"] == "POST":
                 response = await self._upload(Request(scope, receive), parts, path.endswith(b"/"))
             else:
-                raise RefusedError(405, f"{name}: GET and POST are all there is")
-        except RefusedError as refusal:
-            response = PlainTextResponse(f"{refusal}.\n", refusal.status, HEADERS)
+                raise HTTPException(405, f"{name}: GET and POST are all there is")
+        except HTTPException as refusal:
+            response = PlainTextResponse(f"{refusal.detail}.\n", refusal.status_code, HEADERS)
         except OSError as error:
             status, reason = REASONS.get(error.errno or 0, (403, error.strerror or "it cannot be used"))
             response = PlainTextResponse(f"{name}: {reason}.\n", status, HEADERS)
@@ -115,11 +105,11 @@ class Files:
         for part in parts:
             # They will be typed into a terminal, which takes control characters for keys.
             if any(unicodedata.category(c) in ("Cc", "Cs") for c in part):
-                raise RefusedError(400, f"{shown(part)}: its name holds a control character, or is not UTF-8")
+                raise HTTPException(400, f"{shown(part)}: its name holds a control character, or is not UTF-8")
             if len(part.encode()) > 255 or part.startswith(PART):
-                raise RefusedError(400, f"{shown(part)[:60]}…: its name is too long, or one of ours")
+                raise HTTPException(400, f"{shown(part)[:60]}…: its name is too long, or one of ours")
         if not parts:
-            raise RefusedError(400, "An upload needs a name")
+            raise HTTPException(400, "An upload needs a name")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > LIMIT:
             raise _too_large(parts[-1])
@@ -128,11 +118,11 @@ class Files:
                 self._swept = True
                 await asyncio.to_thread(self._sweep)
             *way, name = parts
-            place = await asyncio.to_thread(open_below, self.root, [UPLOADS, *way], make=True)
-            try:
-                name = await asyncio.to_thread(_make_folder, place, name) if folder else await self._store(request, place, name)
-            finally:
-                os.close(place)
+            with closed(await asyncio.to_thread(open_below, self.root, [UPLOADS, *way], make=True)) as place:
+                if folder:
+                    name = await asyncio.to_thread(_first_free, name, partial(os.mkdir, dir_fd=place))
+                else:
+                    name = await self._store(request, place, name)
         path = "/".join([*way, name])
         return JSONResponse({"path": path, "typed": shlex.quote(str(self.root / UPLOADS / path))}, headers=HEADERS)
 
@@ -140,41 +130,38 @@ class Files:
         """Stream the body into a folder. Returns the name that it got there."""
         part = f"{PART}{uuid.uuid4().hex}"
         # In `uploads` itself, where a killed server's leftovers are found again.
-        home = await asyncio.to_thread(open_below, self.root, [UPLOADS])
-        try:
-            with open(part, "xb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o666, dir_fd=home)) as file:
-                body, rest, size = aiter(request.stream()), bytearray(), 0
-                while True:
-                    try:
-                        async with asyncio.timeout(IDLE):
-                            chunk = await anext(body, None)
-                    except TimeoutError:
-                        raise RefusedError(408, f"{shown(name)}: nothing came for {IDLE:.0f} s") from None
-                    rest += chunk or b""
-                    size += len(chunk or b"")
-                    if size > LIMIT:
-                        raise _too_large(name)
-                    if len(rest) >= CHUNK or chunk is None:
-                        await asyncio.to_thread(_write_all, file, rest)
-                        rest = bytearray()
-                    if chunk is None:
-                        break
-            return await asyncio.to_thread(_link, home, part, place, name)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(part, dir_fd=home)
-            os.close(home)
+        with closed(await asyncio.to_thread(open_below, self.root, [UPLOADS])) as home:
+            try:
+                with open(part, "xb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o666, dir_fd=home)) as file:
+                    body, rest, size = aiter(request.stream()), bytearray(), 0
+                    while True:
+                        try:
+                            async with asyncio.timeout(IDLE):
+                                chunk = await anext(body, None)
+                        except TimeoutError:
+                            raise HTTPException(408, f"{shown(name)}: nothing came for {IDLE:.0f} s") from None
+                        rest += chunk or b""
+                        size += len(chunk or b"")
+                        if size > LIMIT:
+                            raise _too_large(name)
+                        if len(rest) >= CHUNK or chunk is None:
+                            await asyncio.to_thread(_write_all, file, rest)
+                            rest = bytearray()
+                        if chunk is None:
+                            break
+                # Unlike a rename, a link replaces nothing.
+                link = partial(os.link, part, src_dir_fd=home, dst_dir_fd=place, follow_symlinks=False)
+                return await asyncio.to_thread(_first_free, name, link)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=home)
 
     def _sweep(self) -> None:
         """Remove what a server that was killed left half there."""
-        with suppress(OSError):
-            home = open_below(self.root, [UPLOADS])
-            try:
-                for name in os.listdir(home):
-                    if name.startswith(PART):
-                        os.unlink(name, dir_fd=home)
-            finally:
-                os.close(home)
+        with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
+            for name in os.listdir(home):
+                if name.startswith(PART):
+                    os.unlink(name, dir_fd=home)
 
     # --- Out --------------------------------------------------------------------------------------------------------------
 
@@ -185,12 +172,12 @@ class Files:
         if stat.S_ISDIR(status.st_mode):
             os.close(handle)
             if not is_packable(self.root, parts):
-                raise RefusedError(413, f"{shown(name)}: it holds more than {ENTRIES} files; pack it in a terminal with tar")
+                raise HTTPException(413, f"{shown(name)}: it holds more than {ENTRIES} files; pack it in a terminal with tar")
             return _Attachment(pack(self.root, parts), f"{name}.zip", "application/zip")
         file = FileIO(handle)
         if not stat.S_ISREG(status.st_mode):
             file.close()
-            raise RefusedError(403, f"{shown(name)}: it is neither a file nor a folder")
+            raise HTTPException(403, f"{shown(name)}: it is neither a file nor a folder")
         response = _Attachment(read(file, status.st_size), name, "application/octet-stream")
         response.headers["content-length"] = str(status.st_size)
         return response
@@ -199,8 +186,8 @@ class Files:
 # --- Helpers --------------------------------------------------------------------------------------------------------------
 
 
-def _too_large(name: str) -> RefusedError:
-    return RefusedError(413, f"{shown(name)}: it has more than {LIMIT // 1_000_000} MB")
+def _too_large(name: str) -> HTTPException:
+    return HTTPException(413, f"{shown(name)}: it has more than {LIMIT // 1_000_000} MB")
 
 
 def _write_all(file: FileIO, data: bytearray) -> None:
@@ -209,25 +196,13 @@ def _write_all(file: FileIO, data: bytearray) -> None:
         view = view[file.write(view) :]
 
 
-def _make_folder(place: int, name: str) -> str:
-    number = 1
-    while True:
-        try:
-            os.mkdir(candidate := _numbered(name, number), dir_fd=place)
-            return candidate
-        except FileExistsError:
-            number += 1
-
-
-def _link(home: int, part: str, place: int, name: str) -> str:
-    """Give a finished upload its name, or the next one that is free: unlike a rename, a link replaces nothing."""
-    number = 1
-    while True:
-        try:
-            os.link(part, candidate := _numbered(name, number), src_dir_fd=home, dst_dir_fd=place, follow_symlinks=False)
-            return candidate
-        except FileExistsError:
-            number += 1
+def _first_free(name: str, make: Callable[[str], None]) -> str:
+    """Make something of this name, or of the next one that is free. Returns the name."""
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            make(candidate := _numbered(name, number))
+            break
+    return candidate
 
 
 def _numbered(name: str, number: int) -> str:

@@ -8,7 +8,7 @@ import stat
 import time
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO, RawIOBase
 from pathlib import Path
@@ -76,22 +76,22 @@ def list_folder(root: Path, parts: Sequence[str], word: str, most: int) -> tuple
     Raises:
         OSError: where there is no such folder, or a link is on the way.
     """
-    count = 0
+    found = list[Entry]()
+    with closed(open_below(root, parts)) as handle, os.scandir(handle) as inside:
+        for entry in inside:
+            if word.casefold() in entry.name.casefold() and not entry.name.startswith(PART):
+                with suppress(OSError):  # it has just gone
+                    status = entry.stat(follow_symlinks=False)
+                    kind = entry.is_dir(follow_symlinks=False), entry.is_symlink()
+                    found.append(Entry(entry.name, *kind, status.st_size, status.st_mtime))
+    return heapq.nlargest(most, found, key=lambda entry: (entry.time, entry.name)), len(found)
 
-    def entries(handle: int) -> Iterator[Entry]:
-        nonlocal count
-        with os.scandir(handle) as found:
-            for entry in found:
-                if word.casefold() in entry.name.casefold() and not entry.name.startswith(PART):
-                    with suppress(OSError):  # it has just gone
-                        status = entry.stat(follow_symlinks=False)
-                        count += 1
-                        kind = entry.is_dir(follow_symlinks=False), entry.is_symlink()
-                        yield Entry(entry.name, *kind, status.st_size, status.st_mtime)
 
-    handle = open_below(root, parts)
+@contextmanager
+def closed(handle: int) -> Iterator[int]:
+    """A file descriptor that is closed in the end."""
     try:
-        return heapq.nlargest(most, entries(handle), key=lambda entry: (entry.time, entry.name)), count
+        yield handle
     finally:
         os.close(handle)
 
@@ -157,8 +157,6 @@ def pack(root: Path, parts: Sequence[str]) -> Generator[bytes]:
                     entry.write(piece)
                     if len(sink.data) >= CHUNK:
                         yield sink.take()
-            if len(sink.data) >= CHUNK:
-                yield sink.take()
         if left_out:
             archive.writestr(f"{top}/LEFT OUT.txt", "\n".join(["Links, and what could not be read:", *left_out, ""]))
     yield sink.take()
@@ -174,9 +172,8 @@ def _walk(root: Path, parts: Sequence[str], most: int) -> Iterator[tuple[tuple[s
         except OSError:
             yield folder, None
             continue
-        try:
-            with os.scandir(handle) as found:
-                inside = [(*folder, entry.name) for entry in found if not entry.name.startswith(PART)][:most]
+        with closed(handle), os.scandir(handle) as found:
+            inside = [(*folder, entry.name) for entry in found if not entry.name.startswith(PART)][:most]
             most -= len(inside)
             for path in inside:
                 status = None
@@ -185,8 +182,6 @@ def _walk(root: Path, parts: Sequence[str], most: int) -> Iterator[tuple[tuple[s
                     if stat.S_ISDIR(status.st_mode):
                         waiting.append(path)
                 yield path, status
-        finally:
-            os.close(handle)
 
 
 class _Sink(RawIOBase):
