@@ -62,7 +62,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, settings.port), backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "no reason given"
+        reason = os.strerror(error.errno or 0).lower()
         raise SettingError(f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port") from None
 
 

@@ -28,7 +28,7 @@ from deploying.app import DeployError, Target, brief, deploy, find_app, is_mine,
 from deploying.grants import describe, endpoint_resources, give_resources, grant_models, volume_resource
 from deploying.settings import check_settings, check_volume, find_me, log_in, read_files, read_set, read_volume
 from hermes.proof import Prover
-from hermes.routes import choose_routes, table, verdict
+from hermes.routes import choose_routes, chosen, table, verdict
 from hermes.settings import SettingError, Settings, read_flag
 from utils import why_unreachable
 
@@ -110,11 +110,7 @@ def prove(settings: Settings) -> bool:
     if not served:
         print(f"{table(settings, prover.answers)}\nNot served: {verdict(settings, prover)}", file=sys.stderr)
         return False
-    for label, model, url in (
-        ("Model", settings.model, routes.primary),
-        ("Fallback", settings.fallback_model, routes.fallback),
-    ):
-        say(label, f"{model} on {url} ({'it answered' if prover.serves(url, model) else 'NOT PROVED'})")
+    print(*chosen(settings, routes, prover), sep="\n", flush=True)
     return True
 
 

@@ -27,7 +27,7 @@ from hermes.install import (
     read_learnt,
 )
 from hermes.proof import Prover
-from hermes.routes import choose_routes, table, verdict
+from hermes.routes import choose_routes, chosen, table, verdict
 from hermes.settings import SettingError, Settings, read_flag, read_settings
 
 __all__ = ["main", "refresh_token"]  # CODA's token rotator finds `refresh_token` here
@@ -76,12 +76,7 @@ def _setup(settings: Settings) -> int:
     routes = choose_routes(settings, prover)
     print(settings.origin or f"Workspace: {settings.host}")
     print(f"Gateway:   {f'{settings.gateway} ({settings.gateway_origin})' if settings.gateway else 'none that answers'}")
-    for label, model, url in (
-        ("Model:   ", settings.model, routes.primary),
-        ("Fallback:", settings.fallback_model, routes.fallback),
-    ):
-        proved = "not asked" if prover is None else "it answered" if prover.serves(url, model) else "NOT PROVED"
-        print(f"{label}  {model} on {url} ({proved})")
+    print(*chosen(settings, routes, prover), sep="\n")
     settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
     if prover:
         routes = replace(routes, models=tuple(prover.chat_models(settings.host)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -35,6 +34,10 @@ _CLOUDS = {
 }
 _HOST_NAME = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAMESPACE = re.compile(r"(/openai(/v1)?|/mlflow(/v1)?|/anthropic(/v1)?|/gemini(/v1(beta)?)?)?(/chat/completions)?/*$")
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; its text is one line that names the setting, what was found and what is expected."""
 
 
 def ensure_https(url: str) -> str:
@@ -62,15 +65,13 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         `https://host[:port][/path]` in lower case but for the path, without a trailing slash; "" for a blank value.
 
     Raises:
-        ValueError: one line that names the setting, what was found (user info and tokens hidden) and what is expected.
+        SettingError: where it will not do; user info and tokens are hidden in it.
     """
     url = ensure_https(value)
     if not url:
         return ""
     # Checked before urlsplit, which drops tabs and newlines without a word.
     problem = "" if re.fullmatch(r"[!-\[\]-~]+", url) else "it holds a space, a backslash, a control or a non-ASCII character"
-    if not problem and not re.match("https?://", url, re.IGNORECASE):
-        problem = "only https:// keeps a token private"
     if not problem:
         try:
             parts = urlsplit(url)
@@ -78,17 +79,17 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         except ValueError:
             problem = "its port is no number from 1 to 65535" if re.search(r":[^]/]*(/|$)", url[8:]) else "it is no host name"
     if not problem:
-        local = _is_loopback(host)
-        if "@" in parts.netloc:
+        local = host in ("localhost", "127.0.0.1", "::1")
+        if parts.scheme != "https" and not (local and parts.scheme == "http"):
+            problem = "only https:// keeps a token private"
+        elif "@" in parts.netloc:
             problem = "it holds user info"
         elif port == 0 or parts.netloc.endswith(":"):
             problem = "its port is no number from 1 to 65535"
         elif not local and not _HOST_NAME.fullmatch(host):
             problem = "it is no host name"
-        elif parts.scheme == "http" and not local:
-            problem = "only https:// keeps a token private"
     if problem:
-        raise ValueError(f"{setting}: {_shown(value)} will not do ({problem}); expected something like https://host.example")
+        raise SettingError(f"{setting}: {_shown(value)} will not do ({problem}); expected something like https://host.example")
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")
 
@@ -104,7 +105,7 @@ def clean_gateway(setting: str, value: str) -> str:
         The base URL; "" for a blank value.
 
     Raises:
-        ValueError: as `clean_url`.
+        SettingError: as `clean_url`.
     """
     return _NAMESPACE.sub("", clean_url(setting, value, keep_path=True))
 
@@ -284,6 +285,11 @@ def why_unreachable(error: Exception) -> str:
     return f"{kind}: {'no such host' if unknown else detail}"
 
 
+def as_dict(value: object) -> dict[str, Any]:
+    """A mapping; anything else is an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def adapt_instructions_file(source_path: str | Path, target_path: str | Path, new_header: str, cli_name: str) -> bool:
     """Write CLAUDE.md as another CLI's instructions file.
 
@@ -336,13 +342,6 @@ def _host_name(url: str | None) -> str:
         return urlsplit(clean_url("host", url or "")).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _warn(line: str) -> None:

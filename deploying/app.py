@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import cast
+from typing import Any, cast
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import NotFound, PermissionDenied, ResourceConflict
@@ -119,7 +119,7 @@ def make_app(target: Target, app: App | None) -> App | None:
                 raise DeployError(f"No room for another app ({refused}): `make undeploy APP=...`, or ask an admin.") from None
             raise
         say("App", f"{target.name} created")
-    elif (state := _compute(app)) == "DELETING":
+    elif (state := _state(app.compute_status)[0]) == "DELETING":
         raise DeployError(f"{target.name} is being deleted: run this again when it is gone, or choose another APP.")
     elif state == "ACTIVE":
         say("App", f"{target.name} is there")
@@ -146,16 +146,17 @@ def _over_quota(error: Exception) -> str:
     return brief(cause) if isinstance(cause, Exception) and any(w in code for w in ("EXHAUSTED", "QUOTA", "LIMIT")) else ""
 
 
-def _compute(app: App) -> str:
-    return app.compute_status.state.value if app.compute_status and app.compute_status.state else "UNKNOWN"
+def _state(status: Any) -> tuple[str, str]:
+    """The state and the message in a status of an app's, of its compute's or of a deployment's."""
+    state = status.state.value if status and status.state else "UNKNOWN"
+    return state, (status and status.message) or "no reason given"
 
 
 def _bring_up(target: Target) -> App:
     apps, name = target.client.apps, target.name
 
     def look() -> tuple[str, str]:
-        app = apps.get(name)
-        return _compute(app), (app.compute_status and app.compute_status.message) or "no reason given"
+        return _state(apps.get(name).compute_status)
 
     state, _ = look()
     if state == "STOPPING":
@@ -241,14 +242,14 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
         DeployError: where the deployment fails, or the app does not run.
     """
     if app is None or target.dry:
-        same = app and _is_of(app.active_deployment, manifest) and _application(app)[0] == "RUNNING"
+        same = app and _is_of(app.active_deployment, manifest) and _state(app.app_status)[0] == "RUNNING"
         say("Deployed", "unchanged" if same else "would be")
         return
     if pending := app.pending_deployment:  # cut off from it, or somebody else's: only one can be under way
         _follow(target, pending)
         app = target.client.apps.get(target.name)
     active = app.active_deployment
-    if _is_of(active, manifest) and _application(app)[0] not in ("CRASHED", "UNAVAILABLE"):
+    if _is_of(active, manifest) and _state(app.app_status)[0] not in ("CRASHED", "UNAVAILABLE"):
         say("Deployed", f"unchanged since {active and active.create_time}")
     else:
         made = cast(
@@ -261,7 +262,7 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
         say("Deployed", message)
 
     def look() -> tuple[str, str]:
-        return _application(target.client.apps.get(target.name))
+        return _state(target.client.apps.get(target.name).app_status)
 
     state, message = look()
     if state != "RUNNING":
@@ -276,15 +277,9 @@ def _is_of(deployment: AppDeployment | None, manifest: Manifest) -> bool:
     return deployment.status.state == AppDeploymentState.SUCCEEDED
 
 
-def _application(app: App) -> tuple[str, str]:
-    status = app.app_status
-    return (status.state.value if status and status.state else "UNKNOWN"), (status and status.message) or "no reason given"
-
-
 def _follow(target: Target, deployment: AppDeployment) -> tuple[str, str]:
     def look() -> tuple[str, str]:
-        status = target.client.apps.get_deployment(target.name, deployment.deployment_id or "").status
-        return (status.state.value if status and status.state else "UNKNOWN"), (status and status.message) or "no reason given"
+        return _state(target.client.apps.get_deployment(target.name, deployment.deployment_id or "").status)
 
     return wait("Deploying", look, {state.value for state in AppDeploymentState} - {"IN_PROGRESS"})
 

@@ -44,11 +44,7 @@ def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
     if profile:
         env = {**env, "DATABRICKS_CONFIG_PROFILE": profile}
     try:
-        url = clean_url("HOST", host)
-    except ValueError as error:
-        raise SettingError(str(error)) from None
-    try:
-        if url:
+        if url := clean_url("HOST", host):
             say("Login", "in your browser, unless it was done before")
             logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # as sdk_config does
             browser = Config(

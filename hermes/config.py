@@ -19,10 +19,10 @@ from typing import IO, Any, cast
 
 import yaml
 
-from hermes.merge import Config, as_dict, as_list, is_our_name, merge_config, model_url, name_of, routes_here, url_of
+from hermes.merge import Config, as_list, is_our_name, merge_config, model_url, name_of, routes_here, url_of
 from hermes.routes import Routes
 from hermes.settings import Settings
-from utils import cloud_of
+from utils import as_dict, cloud_of
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _with_key(text: str, config: Config, token: str, ours: Ours) -> str:
     if dump(new) == dump(config):
         return text
     spliced, scalar = text, dump([token])[2:].rstrip("\n")
-    for key in sorted(_keys(_compose(text), ours, urls), key=lambda node: -node.start_mark.index):
+    for key in sorted(set(_changed(_compose(text), config, new)), key=lambda node: -node.start_mark.index):
         if key.value != token:
             spliced = spliced[: key.start_mark.index] + scalar + spliced[key.end_mark.index :]
     try:
@@ -210,23 +210,19 @@ def _compose(text: str) -> yaml.Node:
     return cast(yaml.Node, yaml.compose(text, Loader=yaml.SafeLoader))
 
 
-def _keys(tree: yaml.Node, ours: Ours, urls: list[str]) -> set[yaml.ScalarNode]:
-    """The nodes of the `api_key` values that are ours: those of our providers, and the model's if it uses one of them."""
-
-    def fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
-        return {k.value: v for k, v in node.value if k.id == "scalar"} if isinstance(node, yaml.MappingNode) else {}
-
-    def told(entry: dict[str, yaml.Node], key: str) -> Config:
-        return {k: v.value for k, v in entry.items()} | ({"name": key} if key else {})
-
-    top = fields(tree)
-    listed = top.get("custom_providers")
-    entries = [("", fields(e)) for e in listed.value] if isinstance(listed, yaml.SequenceNode) else []
-    entries += [(name, fields(entry)) for name, entry in fields(top.get("providers")).items()]
-    found = [e for key, e in entries if ours(name_of(told(e, key)), url_of(told(e, key)))]
-    model = fields(top.get("model"))
-    found += [model] if model_url({"model": told(model, "")}) in urls else []
-    return {e["api_key"] for e in found if isinstance(e.get("api_key"), yaml.ScalarNode)}  # type: ignore[misc]
+def _changed(node: yaml.Node, old: Any, new: Any) -> Iterator[yaml.ScalarNode]:
+    """The scalars that mean something else now; what stays is the same object in both."""
+    if old is new:
+        return
+    if isinstance(new, list):
+        for part in zip(node.value, old, new, strict=True):
+            yield from _changed(*part)
+    elif isinstance(new, dict):
+        for key, value in node.value:
+            if key.id == "scalar" and key.value in old:
+                yield from _changed(value, old[key.value], new[key.value])
+    elif isinstance(node, yaml.ScalarNode):
+        yield node
 
 
 def _lost(old: str, new: str) -> str:

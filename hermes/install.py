@@ -18,7 +18,7 @@ from typing import Any
 from hermes import provider
 from hermes.config import write_whole
 from hermes.settings import HERMES, MCP_DEFAULTS
-from utils import adapt_instructions_file, unreachable
+from utils import adapt_instructions_file, as_dict, unreachable
 
 NULL = subprocess.DEVNULL
 PLUGIN, LEARNT = ".hermes/plugins/model-providers/databricks", "learnt.json"
@@ -83,8 +83,8 @@ def read_learnt(home: Path) -> dict[str, Any]:
     Returns:
         By model and base URL what that endpoint takes; {} where nothing can be read.
     """
-    models = _read_state(home).get("models")
-    return models if isinstance(models, dict) else {}
+    models = as_dict(_read_state(home).get("models"))
+    return {model: {url: as_dict(facts) for url, facts in as_dict(routes).items()} for model, routes in models.items()}
 
 
 def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap: int = 0) -> None:
@@ -100,8 +100,7 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap:
         OSError: where it cannot be written; each file is whole all the same.
     """
     folder, state = home / PLUGIN, _read_state(home)
-    known = state.get("files")
-    before = known if isinstance(known, dict) else {}
+    before = as_dict(state.get("files"))
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for source in sorted(Path(provider.__file__).parent.glob("*.*")):
@@ -120,10 +119,9 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap:
 
 def _read_state(home: Path) -> dict[str, Any]:
     try:
-        state = json.loads((home / PLUGIN / LEARNT).read_bytes())
+        return as_dict(json.loads((home / PLUGIN / LEARNT).read_bytes()))
     except (OSError, ValueError, RecursionError):
         return {}
-    return state if isinstance(state, dict) else {}
 
 
 def _hash(data: bytes) -> str:

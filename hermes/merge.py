@@ -13,7 +13,7 @@ from typing import Any
 
 from hermes.routes import Routes, candidate_routes, direct_route
 from hermes.settings import MCP_DEFAULTS, Settings
-from utils import cloud_of
+from utils import as_dict, cloud_of
 
 GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
 _NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
@@ -161,11 +161,6 @@ def model_url(config: Config) -> str:
 def as_list(value: object) -> list[Any]:
     """A list of entries; one entry by itself, as Hermes takes it too, is a list of one."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
-
-
-def as_dict(value: object) -> Config:
-    """A mapping; anything else is an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 def _chain(settings: Settings, routes: Routes) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from hermes import provider
-from utils import in_time, why_unreachable
+from utils import as_dict, in_time, why_unreachable
 
 CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one question
 ANSWER = 64 * 1024  # bytes of an answer that are read at most
@@ -98,8 +98,7 @@ class Prover:
                 break
         meaning, serves = _explain(status, body, self._token, base_url.endswith("/serving-endpoints"))
         if serves:
-            known = self.learnt.get(model)
-            self.learnt[model] = {**(known if isinstance(known, dict) else {}), base_url: facts}
+            self.learnt.setdefault(model, {})[base_url] = facts
             meaning += _limits(facts)
         return f"HTTP {status}", meaning, serves
 
@@ -108,12 +107,10 @@ class Prover:
         if provider.family(model) != "claude":
             first: dict[str, Any] = {}
         else:
-            caches = [f.get("cache") for routes in self.learnt.values() for f in _mappings(routes)]
+            caches = [facts.get("cache") for routes in self.learnt.values() for facts in routes.values()]
             first = {"cache": caches[-1] if caches and caches[-1] in ("no-tools", "none") else "all"}
-        routes = self.learnt.get(model)
-        here = routes.get(base_url) if isinstance(routes, dict) else None
-        elsewhere = [*_mappings(routes), {}]
-        return {**first, **(here if isinstance(here, dict) else elsewhere[0])}
+        routes = self.learnt.get(model, {})
+        return {**first, **routes.get(base_url, next(iter(routes.values()), {}))}
 
     def _send(self, method: str, url: str, body: dict[str, Any] | None, most: int) -> tuple[int, bytes]:
         """Send one request; its status, and its answer up to the first event that says something, or up to so many bytes."""
@@ -186,14 +183,10 @@ def _limits(facts: dict[str, Any]) -> str:
     return f" ({', '.join([*cap, *(['prompts are not cached'] if facts.get('cache') == 'none' else [])])})".replace(" ()", "")
 
 
-def _mappings(value: object) -> list[dict[str, Any]]:
-    return [v for v in value.values() if isinstance(v, dict)] if isinstance(value, dict) else []
-
-
-def _json(body: bytes) -> Any:
-    """A body as JSON; {} where it is none."""
+def _json(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object; {} where it is none."""
     try:
-        return json.loads(body.decode("utf-8", "replace"))
+        return as_dict(json.loads(body.decode("utf-8", "replace")))
     except (ValueError, RecursionError):
         return {}
 
@@ -203,7 +196,7 @@ def _choices(body: bytes) -> object:
     for line in body.split(b"\n")[:-1]:
         if line.startswith(b"data:"):
             event = _json(line.removeprefix(b"data:"))
-            if isinstance(event, dict) and event.get("choices"):
+            if event.get("choices"):
                 return event["choices"]
     return None
 
@@ -211,21 +204,19 @@ def _choices(body: bytes) -> object:
 def _message(body: bytes) -> str:
     """What an answer says in words, in whichever form it comes."""
     text = body.decode("utf-8", "replace")
-    parsed = _json(body.removeprefix(b"data:"))
-    said = parsed if isinstance(parsed, dict) else {}
+    said = _json(body.removeprefix(b"data:"))
     nested = said.get("error")
     return str(said.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or text)
 
 
 def _explain(status: int, body: bytes, token: str, direct: bool) -> tuple[str, bool | None]:
     """Read what an answer to a chat completion says about the model."""
-    said = _json(body)
     message = _message(body)
     if status < 300 and _choices(body) is not None:
         return "serves the model", True
     if status == 429:
         return "serves the model (busy now: rate limited)", True
-    if isinstance(said, dict) and said.get("error_code") == "FEATURE_DISABLED":
+    if _json(body).get("error_code") == "FEATURE_DISABLED":
         return "AI Gateway is not enabled for this workspace", False
     if status == 404:
         return "not served here" if direct else "not served here, or not permitted", False

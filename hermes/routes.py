@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hermes import provider
 from hermes.proof import Answer, Prover
 from hermes.settings import Settings
+
+PERMISSION = " Or a permission is missing, which looks the same: USE CATALOG on system, USE SCHEMA on system.ai, EXECUTE on it."
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ def choose_routes(settings: Settings, prover: Prover | None) -> Routes:
     return Routes(primary, fallback, direct)
 
 
+def chosen(settings: Settings, routes: Routes, prover: Prover | None) -> Iterator[str]:
+    """A line for each of the two models: where it is, and whether it answered there."""
+    for label, model, url in (
+        ("Model:", settings.model, routes.primary),
+        ("Fallback:", settings.fallback_model, routes.fallback),
+    ):
+        proved = "not asked" if prover is None else "it answered" if prover.serves(url, model) else "NOT PROVED"
+        yield f"{label:10} {model} on {url} ({proved})"
+
+
 def verdict(settings: Settings, prover: Prover) -> str:
     """Say why the primary model was proved nowhere, and what to do.
 
@@ -76,17 +89,12 @@ def verdict(settings: Settings, prover: Prover) -> str:
         return f"Nothing answered ({answers[0].meaning}): check DATABRICKS_HOST and the network, then run this again."
     if any(a.serves is None for a in answers):
         return f"No route gave {settings.model} a clear yes: the answers above say why."
-    permission = ""
-    if settings.model.startswith("system.ai."):
-        permission = (
-            " Or a permission is missing, which looks the same: USE CATALOG on system, USE SCHEMA on system.ai, EXECUTE on it."
-        )
-    unusable = any("stream_options" in a.meaning for a in answers)
+    permission = PERMISSION if settings.model.startswith("system.ai.") else ""
     # Open-weight models refuse what Hermes needs.
     others = [m for m in prover.chat_models(settings.host) if m != settings.model and provider.family(m) != "open"]
     do = f"set HERMES_MODEL={others[0]}" if len(others) == 1 else "set HERMES_MODEL to one of them"
     found = f"This workspace serves {', '.join(others)}: {do}." if others else "Set HERMES_MODEL to a model that is."
-    said = "of no use to Hermes on any" if unusable else "served on none"
+    said = "of no use to Hermes on any" if any("stream_options" in a.meaning for a in answers) else "served on none"
     return f"{settings.model} is {said} of these routes. {found}{permission}"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from utils import SettingError as SettingError
 from utils import clean_gateway, clean_url, cloud_of, ensure_https, get_gateway_host
 
 HERMES = "hermes-agent[mcp]==0.19.0"
@@ -23,10 +24,6 @@ MCP_DEFAULTS = {
     "deepwiki": ("DEEPWIKI_MCP_URL", "https://mcp.deepwiki.com/mcp"),
     "exa": ("EXA_MCP_URL", "https://mcp.exa.ai/mcp"),
 }
-
-
-class SettingError(ValueError):
-    """A setting that cannot be used; its text is one line that names the setting, what was found and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,11 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
-    try:
-        for key, url in [*((MCP_DEFAULTS[name][0], url) for name, url in servers.items()), ("TEAM_MEMORY_MCP_URL", memory)]:
-            clean_url(key, url)
-        host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
-        explicit = clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
-        clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
-    except ValueError as error:
-        raise SettingError(str(error)) from None
+    for key, url in [*((MCP_DEFAULTS[name][0], url) for name, url in servers.items()), ("TEAM_MEMORY_MCP_URL", memory)]:
+        clean_url(key, url)
+    host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
+    explicit = clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
+    clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
     workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
         raise SettingError(f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits")

@@ -501,13 +501,13 @@ def test_what_a_person_does_is_no_report(text: str) -> None:
 
 def test_waiting_for_the_first_window() -> None:
     async def session(shell: Terminal) -> None:
-        waiting = asyncio.create_task(shell.seen())
+        waiting = asyncio.create_task(shell.seen.wait())
         await sh(shell, "exit")
         assert not waiting.done()
         window = Window(shell)
         await waiting
         shell.leave(window.viewer)
-        await shell.seen()
+        await shell.seen.wait()
 
     run(session)
 

@@ -110,7 +110,7 @@ class Archive:
                 try:
                     saved, index = self._read_state(files, state)
                     with ThreadPoolExecutor(4) as pool:
-                        list(pool.map(lambda pack: self._fetch(files, pack[0], pack[1], Path(scratch)), index["packs"]))
+                        list(pool.map(lambda p: Path(scratch, p[0]).write_bytes(self._checked(files, *p)), index["packs"]))
                 except TornError:
                     done.older = True
                     continue
@@ -138,7 +138,7 @@ class Archive:
             SupersededError: where a newer instance saves.
             Exception: whatever the Files API raises; then the states are as they were.
         """
-        done, started = Done(saved=_now()), time.time_ns()
+        done, started = Done(saved=datetime.now(UTC).isoformat(timespec="milliseconds")), time.time_ns()
         self._hidden |= {token.encode() for token in hidden}
         with suppress(OSError, LeftOutError):  # whoever keeps it fresh may have another one
             self._hidden |= {
@@ -324,9 +324,6 @@ class Archive:
                 return data
         raise TornError(f"{name} is torn")
 
-    def _fetch(self, files: Files, name: str, size: int, folder: Path) -> None:
-        (folder / name).write_bytes(self._checked(files, name, size))
-
     def _read_state(self, files: Files, state: str) -> tuple[str, Index]:
         try:
             manifest = json.loads(self._download(files, state))
@@ -341,7 +338,3 @@ class Archive:
 def _states(names: Iterable[str]) -> list[str]:
     """The states among these names, newest first."""
     return sorted((name for name in names if name.startswith("state-")), reverse=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 
 
 class Ignore:
-    """Patterns in gitignore's syntax; the last that fits decides. Of our own: git need not be on the machine.
+    """Patterns of which the last that fits decides.
 
     Arguments:
         lines: the patterns. A folder above a path is asked for itself.
@@ -26,11 +27,8 @@ class Ignore:
             pattern = pattern.removesuffix("/")
             anchored = "/" in pattern
             pattern = pattern.removeprefix("/")
-            try:
+            with suppress(re.error):  # such as a range that runs backwards: git matches nothing with it either
                 regex = re.compile(("" if anchored else "(?:.*/)?") + _regex(pattern), re.DOTALL)
-            except re.error:  # such as a range that runs backwards: git matches nothing with it either
-                continue
-            if pattern:
                 self.rules.append((regex, ignored, folders))
 
     def __call__(self, path: str, folder: bool) -> bool:

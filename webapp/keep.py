@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from webapp.settings import Settings
 from webapp.tokens import one_line
@@ -24,6 +24,7 @@ from webapp.tokens import one_line
 log = logging.getLogger(__name__)
 
 EVERY, LONGEST = 60.0, 900.0  # seconds between two saves; at most, while they fail
+LAST = 8.5  # seconds for the save at the end
 PATIENCE, TRIES = 60.0, 3  # seconds and attempts that the first terminal waits for what was saved
 DISK = "A restart empties the disk; to keep ~/projects and Hermes's memory, set HERMES_VOLUME."
 
@@ -68,15 +69,11 @@ class Keeper:
         self._opened = True
         return self._told if self._restored.is_set() else f"Not brought back yet: {self._problem or 'still at it'}."
 
-    def stop(self, seconds: float = 9.0) -> None:
-        """Save once more, and end.
-
-        Arguments:
-            seconds: how long that may take; then it is given up, and the last state stays.
-        """
+    def stop(self) -> None:
+        """Save once more, and end. A save that takes too long is given up, and the last state stays."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join(max(0.0, seconds - 0.5))
+            self._thread.join(LAST)
         if self._worker:
             self._worker.kill()
             self._worker.wait()
@@ -102,7 +99,7 @@ class Keeper:
             try:
                 answer = self._ask(do)
             except Exception as error:  # no network, no credentials: each may pass
-                answer = {"problem": one_line(error)}
+                self._config, answer = None, {"problem": one_line(error)}
             self._learn(do, answer)
             if answer.get("end"):
                 break
@@ -141,22 +138,15 @@ class Keeper:
     def _ask(self, do: str) -> dict[str, Any]:
         if not self._worker or self._worker.poll() is not None:
             self._worker = self._hire()  # it gets ready while we log in
-        try:
-            self._config = self._config or self._login()
-            token = str(self._config.authenticate()["Authorization"]).removeprefix("Bearer ")
-        except Exception:
-            self._config = None
-            raise
+        self._config = self._config or self._login()
+        token = str(self._config.authenticate()["Authorization"]).removeprefix("Bearer ")
         self._tokens.add(token)
-        given, answers = (self._worker.stdin, self._worker.stdout) if self._worker else (None, None)
-        if answers and not self._ready:
+        given, answers = cast(IO[str], self._worker.stdin), cast(IO[str], self._worker.stdout)
+        if not self._ready:
             self._ready = answers.readline() != ""  # only now no terminal can read what comes through the pipe
         request = {"do": do, "host": self._config.host, "token": token, "hidden": sorted(self._tokens)}
-        line = ""
-        if given and answers:
-            print(json.dumps(request), file=given, flush=True)
-            line = answers.readline()
-        if not line:
+        print(json.dumps(request), file=given, flush=True)
+        if not (line := answers.readline()):
             raise RuntimeError("the process that saves has ended")
         return dict(json.loads(line))
 

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,14 +223,11 @@ def clean_config(data: bytes) -> tuple[bytes, set[bytes]]:
     for start in sorted(empty, reverse=True):
         block = text[start : empty[start]]
         text = text[:start] + ("''\n" if block[:1] in "|>" else "''") + text[empty[start] :]
-    lines = text.splitlines(keepends=True)
-    comments = (re.search(r"(^|\s)#(.*)", line) for line in lines)
-    said = [c[2] if c else "" for c in comments]
-    kept = [
-        line if not (_CREDENTIAL.search(comment) or _TELLING.search(comment)) else line[: line.rindex(comment) - 1] + "\n"
-        for line, comment in zip(lines, said, strict=True)
-    ]
-    text = "".join(kept)
+
+    def shown(comment: re.Match[str]) -> str:
+        return "" if _CREDENTIAL.search(comment[1]) or _TELLING.search(comment[1]) else comment[0]
+
+    text = re.sub(r"(?<!\S)#([^\r\n]*)", shown, text)
     try:
         yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -260,10 +257,8 @@ def _entry(path: str, full: Path, info: os.stat_result) -> Entry:
 
 def _beside(full: Path) -> Iterator[os.stat_result]:
     for suffix in ("-wal", "-journal"):
-        try:
+        with suppress(OSError):
             yield os.stat(f"{full}{suffix}")
-        except OSError:
-            continue
 
 
 def _copy_database(full: Path, copy: Path, secrets: list[bytes]) -> bytes:

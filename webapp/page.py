@@ -18,9 +18,8 @@ from webapp.keep import DISK
 from webapp.panel import add_panels
 from webapp.sessions import Sessions
 from webapp.terminal import RESET, Terminal, Viewer
-from webapp.tokens import TokenNews
+from webapp.tokens import POLL, TokenNews
 
-POLL = 2.0  # seconds between two looks at Hermes's config
 DAY = 86400.0
 XTERM = {
     "fontFamily": "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
@@ -149,7 +148,7 @@ class Window:
                 self.show(min(terminals))
                 return
             self._leave()
-            self.screen.write(f"{RESET}This terminal has ended. The button below opens a new one.\r\n")
+            self.screen.run_method("show", f"{RESET}This terminal has ended. The button below opens a new one.\r\n", False)
         self.tabs.clear()
         with self.tabs:
             for number in sorted(terminals) if len(terminals) > 1 else []:

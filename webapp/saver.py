@@ -39,8 +39,7 @@ def work(archive: Archive, connect: Callable[[str, str], Files], request: dict[s
         if request["do"] == "save":
             return vars(archive.save(files, request["hidden"]))
         done = archive.restore(files, beside=request["do"] == "late", look=request["do"] == "look")
-        if hasattr(os, "nice"):
-            os.nice(19 - os.nice(0))  # the disk's priority follows
+        os.nice(19 - os.nice(0))  # the disk's priority follows
         return vars(done)
     except SupersededError:
         return {"problem": "a newer instance of this app saves now, this one no longer does", "end": True}

@@ -102,10 +102,6 @@ export default {
       return new Promise((done) => this.terminal.write(text, done));
     },
 
-    write(text) {
-      this.terminal.write(text);
-    },
-
     focus() {
       this.terminal.focus();
     },

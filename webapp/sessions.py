@@ -55,10 +55,8 @@ class Sessions:
         Returns:
             As `new`.
         """
-        before, self.note = self.note, self.note or "Hermes is to be set up again."
-        number = self.new()
-        if not number:
-            self.note = before
+        if number := self.new():
+            self.note = self.note or "Hermes is to be set up again."  # before its task begins
         return number
 
     async def close(self) -> None:
@@ -79,7 +77,7 @@ class Sessions:
                 if settings.hermes and (self.note or not settings.config.exists()):
                     await self._set_up(number, terminal)
             # A program started now draws itself for the window that looks at it.
-            await terminal.seen()
+            await terminal.seen.wait()
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:

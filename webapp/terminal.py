@@ -55,7 +55,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self.viewers: list[Viewer] = []  # the last one leads
-        self._seen = asyncio.Event()
+        self.seen = asyncio.Event()  # a first viewer has joined, and the size is known with it
         self._output, self._start = bytearray(), 0  # the scrollback, and the offset of its first byte
         self._typed, self._room = bytearray(), asyncio.Event()
         self._master: int | None = None
@@ -63,7 +63,7 @@ class Terminal:
         self._process: asyncio.subprocess.Process | None = None
         self._reading = False
         self._size = (24, 80)
-        self._mark = f"TERMINAL_SESSION={uuid.uuid4().hex}"
+        self._mark = uuid.uuid4().hex
 
     @property
     def _end(self) -> int:
@@ -80,7 +80,6 @@ class Terminal:
         Returns:
             Its exit code, negative for a signal; 127 if it could not be started, which is then said in the terminal.
         """
-        name, _, value = self._mark.partition("=")
         self._master, slave = os.openpty()
         self._name = os.ttyname(slave)
         self._ended = asyncio.Event()
@@ -91,7 +90,7 @@ class Terminal:
                 self._process = await asyncio.create_subprocess_exec(
                     *argv,
                     cwd=cwd,
-                    env={**env, name: value},
+                    env={**env, "TERMINAL_SESSION": self._mark},
                     stdin=slave,
                     stdout=slave,
                     stderr=slave,
@@ -125,10 +124,6 @@ class Terminal:
         """Add a line of our own to the output."""
         self._add(f"{text}\r\n".encode())
 
-    async def seen(self) -> None:
-        """Wait until a first viewer has joined, and the terminal's size is known with it."""
-        await self._seen.wait()
-
     def join(self, write: Callable[[str], Awaitable[object]], rows: int, columns: int) -> Viewer:
         """Let a window in: it gets a reset, the scrollback, and then what comes.
 
@@ -144,7 +139,7 @@ class Terminal:
         self.viewers.append(viewer)
         self.resize(viewer, rows, columns)
         viewer.task = asyncio.ensure_future(self._show(viewer))
-        self._seen.set()
+        self.seen.set()
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
