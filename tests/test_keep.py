@@ -28,7 +28,7 @@ import yaml
 
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 
-from databricks.sdk.errors import NotFound
+from databricks.sdk.service.files import FilesAPI
 
 from hermes.settings import SettingError
 from tests.conftest import ROOT
@@ -62,13 +62,13 @@ class Place:
         (home / ".hermes").mkdir(mode=0o700)
         return home
 
-    def files(self) -> archive.Files:
+    def files(self) -> FilesAPI:
         """The Files API, logged in."""
         return saver._connect(self.workspace.env["DATABRICKS_HOST"], self.workspace.token)
 
     def instance(self, home: Path) -> Archive:
         """A new instance, whose disk has what was saved."""
-        here = Archive(home, PATH, NotFound)
+        here = Archive(home, PATH)
         here.restore(self.files())
         return here
 
@@ -262,7 +262,7 @@ def test_a_newer_file_stays(place: Place) -> None:
         for name, shift in (("newer", 1), ("older", -1), ("same", 0)):
             (back / "projects" / name).write_text("here")
             os.utime(back / "projects" / name, ns=(10**18 + shift, 10**18 + shift))
-        Archive(back, PATH, NotFound).restore(place.files(), beside=beside)
+        Archive(back, PATH).restore(place.files(), beside=beside)
         found = {path.name: path.read_text() for path in (back / "projects").iterdir()}
         assert found == {"newer": "here", "older": "saved", "same": "here"} | ({"newer.restored": "saved"} if beside else {})
 
@@ -448,7 +448,7 @@ def test_a_torn_state_is_never_restored_but_the_one_before(place: Place, what: s
         if how != "gone":
             place.volume.files[path] = changed[how]
     back = place.home()
-    other = Archive(back, PATH, NotFound)
+    other = Archive(back, PATH)
     done = other.restore(place.files())
     assert done.older == (what != "state-" or how != "gone")
     assert tree(back) == before
@@ -468,7 +468,7 @@ def test_where_no_state_is_whole_none_is_deleted(place: Place) -> None:
     index = place.volume.names("index-")[0]
     data = place.volume.files.pop(f"{PATH}/{index}")
     back = place.home()
-    other = Archive(back, PATH, NotFound)
+    other = Archive(back, PATH)
     assert other.restore(place.files()) == Done(older=True)
     for number in range(7):
         (back / "projects" / "b").write_text(f"{number}")
@@ -581,7 +581,7 @@ def test_an_index_that_makes_no_sense_is_no_state(place: Place, change: dict[str
     place.save(here)
     rewrite(place.volume, lambda index: change)
     back = place.home()
-    assert Archive(back, PATH, NotFound).restore(place.files()).older
+    assert Archive(back, PATH).restore(place.files()).older
     assert (back / "projects" / "good").read_text() == "x"
 
 
@@ -676,7 +676,7 @@ def test_a_fault_is_one_line_and_the_last_state_stays(place: Place, fault: str) 
     assert place.workspace.token not in answer["problem"]
     vars(place.volume).update(right)
     back = place.home()
-    Archive(back, PATH, NotFound).restore(place.files())
+    Archive(back, PATH).restore(place.files())
     assert tree(back) == before
     # The fault passes.
     here.number += 10
@@ -702,7 +702,7 @@ def test_a_download_cut_in_the_middle_is_no_reason_to_go_back(place: Place) -> N
     (home / "projects" / "a").write_bytes(os.urandom(100_000))
     place.save(place.instance(home))
     back = place.home()
-    other = Archive(back, PATH, NotFound)
+    other = Archive(back, PATH)
     place.volume.torn = 1
     with pytest.raises(requests.RequestException):
         other.restore(place.files())

@@ -24,12 +24,15 @@ import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import BinaryIO, cast
+
+from databricks.sdk.errors import NotFound
+from databricks.sdk.service.files import FilesAPI
 
 from webapp.kept import Entry, LeftOutError, clean_config, read, walk
 from webapp.restore import BLOCK, Done, Index, check, put
@@ -40,16 +43,6 @@ SMALL, MANY = 2**22, 32  # packs below that many bytes are put together once the
 HOT = 50_000_000  # nanoseconds: a file changed that recently may change again and look the same
 
 Location = tuple[str, int, int]  # of a block: pack, offset, length
-
-
-class Files(Protocol):
-    """What is needed of the Files API. Source: `databricks.sdk.service.files.FilesAPI`."""
-
-    def create_directory(self, directory_path: str) -> None: ...
-    def list_directory_contents(self, directory_path: str) -> Iterator[Any]: ...
-    def upload(self, file_path: str, contents: Any, *, overwrite: bool) -> object: ...
-    def download(self, file_path: str) -> Any: ...
-    def delete(self, file_path: str) -> None: ...
 
 
 class TornError(Exception):
@@ -66,11 +59,10 @@ class Archive:
     Arguments:
         home: the home directory.
         folder: on the volume, such as `/Volumes/main/hermes/state`.
-        missing: what the Files API raises for a file that is not there.
     """
 
-    def __init__(self, home: Path, folder: str, missing: type[Exception]) -> None:
-        self.home, self.folder, self.missing = home, folder, missing
+    def __init__(self, home: Path, folder: str) -> None:
+        self.home, self.folder = home, folder
         self.id, self.number, self.count = secrets.token_hex(4), 0, 0
         self._entries: list[Entry] = []  # as they were saved last
         self._tree: Index = {}
@@ -81,7 +73,7 @@ class Archive:
         self._uses: dict[str, set[str]] = {}  # what a whole state needs
         self._spare = False  # the states that are there: none of them could be read
 
-    def restore(self, files: Files, *, beside: bool = False, look: bool = False) -> Done:
+    def restore(self, files: FilesAPI, *, beside: bool = False, look: bool = False) -> Done:
         """Bring back the newest whole state; from now on this instance is the newest.
 
         A file that is not older here stays as it is.
@@ -124,7 +116,7 @@ class Archive:
         self._spare = done.older and not done.saved
         return done
 
-    def save(self, files: Files, hidden: Collection[str]) -> Done:
+    def save(self, files: FilesAPI, hidden: Collection[str]) -> Done:
         """Save what has changed since the last time, if anything has.
 
         Arguments:
@@ -164,7 +156,7 @@ class Archive:
 
     # --- What a save does, in its order -----------------------------------------------------------------------------------
 
-    def _check(self, files: Files) -> dict[str, int]:
+    def _check(self, files: FilesAPI) -> dict[str, int]:
         """What is on the volume, names with sizes, if this is still the newest instance."""
         there = self._list(files)
         if any(name > self._marker for name in there if name.startswith("instance-")):
@@ -188,7 +180,7 @@ class Archive:
         sparse = {pack for pack, size in live.items() if 0 < size < self._sizes[pack] / 4 and self._sizes[pack] > SMALL}
         return (small if len(small) > MANY else set()) | (sparse if self._seen else set())
 
-    def _send_blocks(self, files: Files, entries: list[Entry], done: Done) -> bool:
+    def _send_blocks(self, files: FilesAPI, entries: list[Entry], done: Done) -> bool:
         """Send the blocks that the volume has not; whether some file is to be read again the next time."""
         again, waiting = False, dict[str, bytes]()
 
@@ -246,7 +238,7 @@ class Archive:
         links = [[entry.path, entry.target] for entry in entries if stat.S_ISLNK(entry.mode)]
         return {"folders": folders, "files": files, "links": links}
 
-    def _send_state(self, files: Files, tree: Index, saved: str) -> int:
+    def _send_state(self, files: FilesAPI, tree: Index, saved: str) -> int:
         """Write a state and see that it is there; how many bytes that took."""
         used = dict.fromkeys(block for *_, blocks in tree["files"] for block in blocks)
         packs = list(dict.fromkeys(self._blocks[block][0] for block in used))
@@ -276,7 +268,7 @@ class Archive:
         self._uses[state] = {name, *packs}
         return len(data) + len(manifest)
 
-    def _clean_up(self, files: Files, there: Iterable[str]) -> None:
+    def _clean_up(self, files: FilesAPI, there: Iterable[str]) -> None:
         """Delete what the last whole states do not need, of what was there before this one was written.
 
         What another instance has sent since is not in that list, so it is safe from this one.
@@ -293,7 +285,7 @@ class Archive:
         # States go first: what is left of one that is killed here is no state with a part missing.
         for name in sorted(there, key=lambda name: not name.startswith("state-")):
             if name.startswith(("state-", "index-", "pack-", "instance-")) and name not in needed:
-                with suppress(self.missing):
+                with suppress(NotFound):
                     files.delete(f"{self.folder}/{name}")
                 self._uses.pop(name, None)
                 self._forget({name} & self._sizes.keys())
@@ -304,19 +296,19 @@ class Archive:
     def _marker(self) -> str:
         return f"instance-{self.number:06}-{self.id}"
 
-    def _list(self, files: Files) -> dict[str, int]:
+    def _list(self, files: FilesAPI) -> dict[str, int]:
         return {entry.name: entry.file_size or 0 for entry in files.list_directory_contents(self.folder) if entry.name}
 
-    def _upload(self, files: Files, name: str, data: bytes) -> None:
+    def _upload(self, files: FilesAPI, name: str, data: bytes) -> None:
         files.upload(f"{self.folder}/{name}", io.BytesIO(data), overwrite=True)
 
-    def _download(self, files: Files, name: str) -> bytes:
+    def _download(self, files: FilesAPI, name: str) -> bytes:
         try:
-            return cast(bytes, files.download(f"{self.folder}/{name}").contents.read())
-        except self.missing:
+            return cast(BinaryIO, files.download(f"{self.folder}/{name}").contents).read()
+        except NotFound:
             raise TornError(f"{name} is not there") from None
 
-    def _checked(self, files: Files, name: str, size: int) -> bytes:
+    def _checked(self, files: FilesAPI, name: str, size: int) -> bytes:
         """What a name promises, asked for twice before it is taken for torn."""
         for _ in range(2):
             data = self._download(files, name)
@@ -324,7 +316,7 @@ class Archive:
                 return data
         raise TornError(f"{name} is torn")
 
-    def _read_state(self, files: Files, state: str) -> tuple[str, Index]:
+    def _read_state(self, files: FilesAPI, state: str) -> tuple[str, Index]:
         try:
             manifest = json.loads(self._download(files, state))
             name = f"index-{manifest['index']['sha256']}"

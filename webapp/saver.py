@@ -20,10 +20,10 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.files import FilesAPI
 
 from utils import why_unreachable
-from webapp.archive import Archive, Files, SupersededError, TornError
+from webapp.archive import Archive, SupersededError, TornError
 
 
-def work(archive: Archive, connect: Callable[[str, str], Files], request: dict[str, Any]) -> dict[str, Any]:
+def work(archive: Archive, connect: Callable[[str, str], FilesAPI], request: dict[str, Any]) -> dict[str, Any]:
     """Do one thing.
 
     Arguments:
@@ -78,11 +78,10 @@ def explain(error: BaseException, folder: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _connect(host: str, token: str) -> Files:
+def _connect(host: str, token: str) -> FilesAPI:
     # The plain API, to the workspace alone: packs are too small to be sent in parts, or to presigned URLs elsewhere.
     config = Config(host=host, token=token, auth_type="pat", http_timeout_seconds=30, retry_timeout_seconds=5)
-    api: Files = FilesAPI(ApiClient(config))  # type: ignore[no-untyped-call]
-    return api
+    return FilesAPI(ApiClient(config))  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the app says when it ends
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns of what older workspaces do not have
     print("ready", flush=True)
-    archive = Archive(Path(sys.argv[1]), sys.argv[2], NotFound)
+    archive = Archive(Path(sys.argv[1]), sys.argv[2])
     with suppress(BrokenPipeError):  # the app was killed
         for line in sys.stdin:
             print(json.dumps(work(archive, _connect, json.loads(line))), flush=True)
