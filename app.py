@@ -12,11 +12,11 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from hermes.settings import SettingError, sdk_config
+from hermes.settings import SettingError
 from webapp.access import Access, find_owner
 from webapp.keep import Keeper
 from webapp.settings import Settings, read_settings
-from webapp.tokens import TokenNews, connect, find_creator, find_workspace, keep_token_fresh
+from webapp.tokens import TokenNews, find_creator, keep_token_fresh, log_in
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +73,7 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         settings: the app's.
         listening: the socket, from `listen`.
     """
-    keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20))
+    keeper = Keeper(settings, partial(log_in, settings))
     keeper.start()  # before half a second of imports: the first terminal waits for what is brought back
     import uvicorn
     from fastapi import FastAPI
@@ -113,8 +113,8 @@ def serve(settings: Settings, listening: socket.socket) -> None:
     if settings.name and not settings.owner:
         threading.Thread(target=lambda: owner.append(find_owner(creator)), daemon=True).start()
     if settings.hermes and not settings.env.get("DATABRICKS_TOKEN", "").strip():
-        asked = (settings.config, partial(connect, settings), partial(find_workspace, settings))
-        threading.Thread(target=partial(keep_token_fresh, *asked, news=news), daemon=True).start()
+        fresh = partial(keep_token_fresh, settings.config, partial(log_in, settings), news=news)
+        threading.Thread(target=fresh, daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
     guarded = Access(Files(whole, settings.home / "projects"), (lambda: owner[-1]) if settings.name else None)
     print(

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -130,7 +130,7 @@ class Prover:
                 timeout=(CONNECT_TIMEOUT, QUESTION),
                 allow_redirects=False,
                 stream=True,
-                proxies={"http": cast(str, None)},  # plain http is for this machine alone, and a proxy may be elsewhere
+                proxies={"http": ""},  # plain http is for this machine alone, and a proxy may be elsewhere
             ) as response:
                 received = b""
                 while len(received) < most and not (body and _choices(received) is not None):

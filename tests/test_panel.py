@@ -24,7 +24,7 @@ from hermes.config import was_proved
 from tests.served import Served, until
 from tests.standin import OPUS_4_7, StandIn
 from tests.test_page import BUFFER, Open, Relay, browser, line, prompt, run, sees, shells, shot, tabs, window, workspace
-from tests.test_tokens import write_config
+from tests.test_tokens import Login, write_config
 from webapp import panel
 from webapp.panel import age, ask_routes, size, token_line
 from webapp.settings import read_settings
@@ -417,7 +417,7 @@ def test_the_routes_are_asked_with_a_token_and_never_with_the_secret(
 
     del env["DATABRICKS_TOKEN"]
     monkeypatch.setattr(panel, "read_settings", read)
-    monkeypatch.setattr(panel, "connect", lambda settings: lambda: "fresh")
+    monkeypatch.setattr(panel, "log_in", lambda settings: Login(lambda: "fresh"))
     report = ask_routes(read_settings(env | {"DATABRICKS_CLIENT_ID": "id", "DATABRICKS_CLIENT_SECRET": "hidden"}))
     assert report.line == "ValueError: enough"
     assert seen[0]["DATABRICKS_TOKEN"] == "fresh"
@@ -469,7 +469,7 @@ def test_the_news_of_the_token_are_kept(tmp_path: Path) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        keep_token_fresh(config, lambda: ask, lambda: "", sleep, news)
+        keep_token_fresh(config, lambda: Login(ask), sleep, news)
     (first, _), (second, _), (third, trouble), (last, none) = told
     assert first == second == third > 0
     assert last > third

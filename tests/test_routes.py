@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -303,6 +305,43 @@ def test_only_the_beginning_of_an_answer_is_read(packed: bool) -> None:
         assert prover.serves(url, OPUS_4_7) is None
         assert len(prover.answers[0].meaning) <= 120
     assert sent[0] < 20_000_000  # what the sockets' buffers hold; nobody read on
+
+
+@pytest.mark.parametrize(
+    ("message", "most"),
+    [
+        ("max_tokens (65536) cannot exceed {}", 6),
+        ("messages.1.content.0.cache_control: not permitted", 2),
+        ("tool_result.content: cache_control may not be specified", 3),
+    ],
+)
+def test_a_route_that_refuses_whatever_it_is_sent_is_asked_a_few_times(message: str, most: int) -> None:
+    asked = itertools.count(1)
+
+    def refuse(odd: Odd) -> None:
+        body = json.dumps({"error_code": "BAD_REQUEST", "message": message.format(9000 - next(asked))}).encode()
+        odd.send_response(400)
+        odd.send_header("Content-Length", str(len(body)))
+        odd.end_headers()
+        odd.wfile.write(body)
+
+    with odd_server(refuse) as url:
+        assert Prover(TOKEN).serves(url, OPUS_4_7) is None
+    assert next(asked) == most + 1
+
+
+def test_plain_http_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    def serve(odd: Odd) -> None:
+        head(odd, Content_Length=str(len(EVENT)))
+        odd.wfile.write(EVENT.encode())
+
+    with odd_server(serve) as url:
+        assert Prover(TOKEN).serves(url, OPUS_4_7)
 
 
 @pytest.mark.fault("network")

@@ -33,6 +33,18 @@ def write_config(path: Path, base_url: str, key: str = "old") -> None:
 HOST = "https://adb-1.2.azuredatabricks.net"
 
 
+class Login:
+    """A login, as far as `keep_token_fresh` knows databricks-sdk's."""
+
+    host = HOST
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self.ask = ask
+
+    def authenticate(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.ask()}"}
+
+
 class Stop(BaseException):
     """Ends `keep_token_fresh`, which nothing else does."""
 
@@ -45,7 +57,7 @@ def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
     """
     answers, pauses, keys, logins = iter(steps), [], [], 0
 
-    def login() -> Callable[[], str]:
+    def log_in() -> Login:
         nonlocal logins
         logins += 1
 
@@ -57,7 +69,7 @@ def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
                 raise answer
             return str(answer)
 
-        return ask
+        return Login(ask)
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -66,7 +78,7 @@ def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
             raise Stop
 
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, login, lambda: HOST, sleep)
+        tokens.keep_token_fresh(config, log_in, sleep)
     return pauses, keys, logins
 
 
@@ -169,7 +181,7 @@ def test_a_token_never_has_less_than_five_minutes_to_live(tmp_path: Path, monkey
     monkeypatch.setattr(oauth, "datetime", Clock)
     source = Credentials(disable_async=False)
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, lambda: lambda: str(source.token().access_token), lambda: HOST, sleep)
+        tokens.keep_token_fresh(config, lambda: Login(lambda: str(source.token().access_token)), sleep)
     assert 300 <= min(left) < life / 2
 
 
@@ -177,7 +189,7 @@ def started(tmp_path: Path, code: str, **env: str) -> str:
     """What some code says where the app would begin to serve."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **env}
     instead = f"app.listen = lambda settings: None\napp.serve = lambda settings, _: print({code})"
-    script = f"import app, ctypes, os\n{instead}\napp.main([])"
+    script = f"import app, ctypes, os\nfrom webapp import tokens\n{instead}\napp.main([])"
     return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -185,17 +197,23 @@ def started(tmp_path: Path, code: str, **env: str) -> str:
 def test_a_blank_token_is_none(tmp_path: Path, token: str) -> None:
     with StandIn(oauth=600) as standin:
         env = standin.env | {"DATABRICKS_TOKEN": token, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-        assert started(tmp_path, "app.connect(settings)()", **env) in standin._expiring
+        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
 
 
-def test_a_host_finds_its_own_profile(tmp_path: Path) -> None:
+def test_the_apps_own_secret_goes_before_a_token(tmp_path: Path) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {"DATABRICKS_TOKEN": "dapi-bound", "HOME": str(tmp_path)}
+        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
+
+
+@pytest.mark.parametrize("token", [{}, {"DATABRICKS_TOKEN": " \n"}])
+def test_a_host_finds_its_own_profile(token: dict[str, str], tmp_path: Path) -> None:
     with StandIn() as standin:
-        profiles = (
-            f"[DEFAULT]\nhost = https://other.example\n[work]\nhost = {standin.env['DATABRICKS_HOST']}\ntoken = dapi-work\n"
-        )
+        ours = f"[work]\nhost = {standin.env['DATABRICKS_HOST']}\ntoken = dapi-work\n"
+        profiles = f"[DEFAULT]\nhost = https://other.example\n[odd]\nhost = https://100%.example\n{ours}"
         (tmp_path / ".databrickscfg").write_text(profiles)
         env = {name: value for name, value in standin.env.items() if name != "DATABRICKS_TOKEN"}
-        assert started(tmp_path, "app.connect(settings)()", **env | {"HOME": str(tmp_path)}) == "dapi-work"
+        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env | token | {"HOME": str(tmp_path)}) == "dapi-work"
 
 
 def test_a_token_waits_until_the_setup_has_moved_the_config_to_its_workspace(tmp_path: Path) -> None:
@@ -216,11 +234,11 @@ def test_a_config_that_cannot_be_renewed_is_logged_once(tmp_path: Path, caplog: 
             raise Stop
 
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, lambda: lambda: "one", lambda: HOST, sleep)
+        tokens.keep_token_fresh(config, lambda: Login(lambda: "one"), sleep)
     assert caplog.text.count("is not renewed") == 1
 
 
 def test_the_workspace_is_the_logins(tmp_path: Path) -> None:
     with StandIn(oauth=600) as standin:
         env = standin.env | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-        assert started(tmp_path, "app.find_workspace(settings)", **env) == f"https://{standin.workspace_host}"
+        assert started(tmp_path, "app.log_in(settings).host", **env) == f"https://{standin.workspace_host}"

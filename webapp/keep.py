@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from webapp.settings import Settings
-from webapp.tokens import one_line
+from webapp.tokens import bearer, one_line
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Keeper:
 
     Arguments:
         settings: the app's; without a volume, nothing is done.
-        login: gives databricks-sdk's `Config`, as `sdk_config` does.
+        login: gives databricks-sdk's `Config`.
         every: seconds between two saves.
     """
 
@@ -139,7 +139,7 @@ class Keeper:
         if not self._worker or self._worker.poll() is not None:
             self._worker = self._hire()  # it gets ready while we log in
         self._config = self._config or self._login()
-        token = str(self._config.authenticate()["Authorization"]).removeprefix("Bearer ")
+        token = bearer(self._config)
         self._tokens.add(token)
         given, answers = cast(IO[str], self._worker.stdin), cast(IO[str], self._worker.stdout)
         if not self._ready:

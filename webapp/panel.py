@@ -19,7 +19,7 @@ from hermes.settings import SettingError, read_settings
 from webapp.folder import Entry, address, list_folder, shown
 from webapp.sessions import Sessions
 from webapp.settings import Settings
-from webapp.tokens import TokenNews, connect, one_line
+from webapp.tokens import TokenNews, bearer, log_in, one_line
 
 MOST = 200  # entries shown of one folder
 ICON = "flat dense color=grey-4"
@@ -240,7 +240,7 @@ def ask_routes(settings: Settings) -> _Report:
         env = settings.env
         if not env.get("DATABRICKS_TOKEN", "").strip():
             # The SDK's own words for a missing login are better than the setup's silence.
-            env = settings.shell_env | {"DATABRICKS_TOKEN": connect(settings)()}
+            env = settings.shell_env | {"DATABRICKS_TOKEN": bearer(log_in(settings))}
         wanted = read_settings(env)
         prover = Prover(wanted.token, read_learnt(wanted.home))
         routes = choose_routes(wanted, prover)

@@ -12,7 +12,7 @@ from nicegui import Event
 from webapp.keep import Keeper
 from webapp.settings import Settings
 from webapp.terminal import Terminal
-from webapp.tokens import connect, one_line
+from webapp.tokens import bearer, log_in, one_line
 
 SETUP = [sys.executable, str(Path(__file__).resolve().parent.parent / "setup_hermes.py")]
 
@@ -98,7 +98,7 @@ class Sessions:
         settings, env = self.settings, self.settings.setup_env
         if settings.env.get("DATABRICKS_CLIENT_SECRET") and not env.get("DATABRICKS_TOKEN", "").strip():
             try:
-                env["DATABRICKS_TOKEN"] = await asyncio.to_thread(lambda: connect(settings)())
+                env["DATABRICKS_TOKEN"] = await asyncio.to_thread(lambda: bearer(log_in(settings)))
             except Exception as error:  # no network, a wrong secret: the setup goes on without a token, and says so
                 terminal.say(f"databricks-sdk found no token: {one_line(error)}")
         return env

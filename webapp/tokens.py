@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hermes.config import refresh_token
 from hermes.settings import sdk_config
@@ -26,22 +27,21 @@ class TokenNews:
     trouble: str = ""  # what stood in the way of a fresh one the last time
 
 
-def connect(settings: Settings) -> Callable[[], str]:
-    """Log in; what comes back gives the current token, which databricks-sdk renews 20 minutes before its end."""
-    config = sdk_config(settings.env, settings.home, timeout=20)
-    return lambda: str(config.authenticate()["Authorization"]).removeprefix("Bearer ")
+def log_in(settings: Settings) -> Any:
+    """Log in: databricks-sdk's `Config`, with the workspace's `host`."""
+    return sdk_config(settings.env, settings.home, timeout=20)
+
+
+def bearer(login: Any) -> str:
+    """The current token of a login, which databricks-sdk renews 20 minutes before its end."""
+    return str(login.authenticate()["Authorization"]).removeprefix("Bearer ")
 
 
 def find_creator(settings: Settings) -> str | None:
     """Ask the Apps API who created this app."""
     from databricks.sdk import WorkspaceClient
 
-    return WorkspaceClient(config=sdk_config(settings.env, settings.home, timeout=20)).apps.get(settings.name).creator
-
-
-def find_workspace(settings: Settings) -> str:
-    """The URL of the workspace that the app's login is of."""
-    return clean_url("DATABRICKS_HOST", str(sdk_config(settings.env, settings.home, timeout=20).host))
+    return WorkspaceClient(config=log_in(settings)).apps.get(settings.name).creator
 
 
 def one_line(error: Exception) -> str:
@@ -51,8 +51,7 @@ def one_line(error: Exception) -> str:
 
 def keep_token_fresh(
     config: Path,
-    login: Callable[[], Callable[[], str]],
-    workspace: Callable[[], str],
+    log_in: Callable[[], Any],
     sleep: Callable[[float], None] = time.sleep,
     news: TokenNews | None = None,
 ) -> None:
@@ -60,28 +59,28 @@ def keep_token_fresh(
 
     Arguments:
         config: Hermes's config; nothing is asked for while there is none.
-        login: gives what gives the current token; called again after an error.
-        workspace: gives the URL of the workspace that the token is of; a config of another one waits for its setup.
+        log_in: gives databricks-sdk's `Config`; called again after an error. A config of Hermes's for another workspace than
+            this login's waits for its setup.
         sleep: waits that many seconds.
         news: is told of each new token, and of trouble.
     """
     news = news or TokenNews()
-    ask, done, pause = None, None, POLL
+    login, done, pause = None, None, POLL
     while True:
         try:
             if config.exists():
-                ask = ask or login()
+                login = login or log_in()
                 # The file's time too, taken before we write: whoever writes it may put an old token back.
-                now = ask(), config.stat().st_mtime_ns
+                now = bearer(login), config.stat().st_mtime_ns
                 if now != done:
-                    refresh_token(config, now[0], workspace())
+                    refresh_token(config, now[0], clean_url("DATABRICKS_HOST", login.host or ""))
                     if done is None or now[0] != done[0]:
                         news.since = time.time()
                     done = now
                 news.trouble = ""
             pause = POLL
         except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
-            ask, pause = None, min(2 * pause, 60.0)
+            login, pause = None, min(2 * pause, 60.0)
             news.trouble = f"No fresh token ({one_line(error)})."
             log.warning("%s Trying again in %.0f s.", news.trouble, pause)
         sleep(pause)
