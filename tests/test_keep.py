@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -1011,6 +1012,33 @@ def test_a_process_that_saves_and_is_killed_has_a_successor(place: Place) -> Non
     until(lambda: len(place.volume.names("instance-")) > 1, lambda: "no successor")
     instance.end(signal.SIGTERM)
     assert [path.name for path in (place.restored() / "projects").iterdir()] == ["b"]
+
+
+@pytest.mark.fault("volume")
+def test_what_ends_the_app_does_not_end_the_process_that_saves_before_it_has(place: Place) -> None:
+    instance = Instance(place)
+    assert instance.back() == ""
+    (instance.home / "projects").mkdir()
+    (instance.home / "projects" / "a").write_text("a")
+    until(lambda: place.volume.names("state-"), lambda: "nothing is saved")
+    (process,) = savers(instance.home)
+    assert os.getsid(process) == process  # a Ctrl-C in the app's terminal is for the app
+    os.kill(process, signal.SIGTERM)
+    (instance.home / "projects" / "b").write_text("b")
+    instance.end(signal.SIGTERM)
+    assert len(place.volume.names("instance-")) == 1
+    assert sorted(path.name for path in (place.restored() / "projects").iterdir()) == ["a", "b"]
+
+
+def test_each_token_that_was_used_is_hidden_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(["one", "two"])
+    login = SimpleNamespace(host="https://h", authenticate=lambda: {"Authorization": f"Bearer {next(tokens)}"})
+    keeper = Keeper(read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH}), lambda: login)
+    echo = "import sys; print('ready', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)"
+    command = [sys.executable, "-c", echo]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        monkeypatch.setattr(keeper, "_hire", lambda: worker)
+        assert [keeper._ask("save")["hidden"] for _ in range(2)] == [["one"], ["one", "two"]]
 
 
 def test_pauses_grow_while_it_fails_and_are_short_again_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
