@@ -430,6 +430,17 @@ def test_the_last_five_states_are_kept_and_no_more_than_they_need(place: Place) 
     assert tree(place.restored()) == tree(home)
 
 
+def test_a_state_goes_before_what_it_needs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one that is killed there leaves no state with a part missing."""
+    home, deleted = place.home(), list[str]()
+    here, files = place.instance(home), place.files()
+    monkeypatch.setattr(files, "delete", lambda path: deleted.append(path.rpartition("/")[2].partition("-")[0]))
+    for number in range(6):
+        (home / "projects" / "a").write_text(f"{number}")
+        here.save(files, [])
+    assert deleted == ["state", "index", "pack"]
+
+
 @pytest.mark.parametrize("what", ["pack-", "index-", "state-"])
 @pytest.mark.parametrize("how", ["gone", "half", "other", "empty"])
 @pytest.mark.fault("torn or hostile state")
@@ -644,6 +655,23 @@ def test_no_manifest_is_written_for_what_is_not_there(place: Place, monkeypatch:
     with pytest.raises(TornError):
         place.save(here)
     assert place.volume.names("state-") == []
+    place.save(here)
+    assert tree(place.restored()) == tree(home)
+
+
+def test_a_manifest_that_is_not_what_was_written_is_no_save(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = place.home()
+    here = place.instance(home)
+    (home / "projects" / "a").write_text("a")
+    real = here._upload
+
+    def torn(files: FilesAPI, name: str, data: bytes) -> None:
+        real(files, name, data[:-1] if name.startswith("state-") else data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here, "_upload", torn)
+        with pytest.raises(TornError):
+            place.save(here)
     place.save(here)
     assert tree(place.restored()) == tree(home)
 
