@@ -582,6 +582,8 @@ def test_a_hostile_state_reaches_nothing_else(place: Place, case: str) -> None:
         {"files": [["projects/a", 420, 1, 1, [False]]]},
         {"files": [["projects/a", 420, 1, 1, [0]]], "blocks": []},
         {"blocks": [["0" * 64, 0, 0.0, 1]]},
+        {"blocks": [["0" * 64, 0, 0]]},
+        {"blocks": [[["0"] * 64, 0, 0, 1]]},
         {"files": None},
     ],
 )
@@ -657,6 +659,16 @@ def test_no_manifest_is_written_for_what_is_not_there(place: Place, monkeypatch:
     assert place.volume.names("state-") == []
     place.save(here)
     assert tree(place.restored()) == tree(home)
+
+
+def test_no_manifest_is_written_for_what_no_restore_would_take(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = place.home()
+    here = place.instance(home)
+    (home / "projects" / "a").write_text("a")
+    monkeypatch.setattr(here, "_as_tree", lambda entries: {"folders": [["projects", 0.5]], "files": [], "links": []})
+    with pytest.raises(ValueError, match="a folder"):
+        place.save(here)
+    assert place.volume.names("state-") == []
 
 
 def test_a_manifest_that_is_not_what_was_written_is_no_save(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def check(index: Index) -> set[str]:
     packs = dict(index["packs"])
     if not all(re.fullmatch("pack-[0-9a-f]{64}", pack) and _count(size) for pack, size in packs.items()):
         raise ValueError("a pack's name")
-    for block, pack, *place in index["blocks"]:
-        if not (len(block) == 64 and _count(pack, *place) and sum(place) <= index["packs"][pack][1]):
+    for block, pack, offset, length in index["blocks"]:
+        if not (_name(block) and _count(pack, offset, length) and offset + length <= index["packs"][pack][1]):
             raise ValueError("a block's place")
     for path, mode, mtime, size, blocks in index["files"]:
         if not (_name(path) and _count(mode, size, *blocks, abs(mtime)) and len(blocks) == -(-size // BLOCK)):
