@@ -394,6 +394,15 @@ def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pyte
     assert (status, line.count(b"\n")) == (413, 1)
 
 
+@pytest.mark.slow
+def test_a_zip_takes_a_file_of_more_than_two_gigabytes(tmp_path: Path) -> None:
+    (tmp_path / "top").mkdir()
+    with (tmp_path / "top" / "large").open("wb") as file:
+        file.truncate(2**31 + 1)
+    with zipfile.ZipFile(io.BytesIO(b"".join(pack(tmp_path, ["top"])))) as archive:
+        assert archive.getinfo("top/large").file_size == 2**31 + 1
+
+
 def test_a_file_that_grows_meanwhile_sends_no_more_than_was_promised(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"x" * 1000)
     assert b"".join(folder.read(io.FileIO(tmp_path / "log"), 600)) == b"x" * 600
