@@ -64,7 +64,7 @@ pin: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep ^uv= requirements.txt)"
-	$(RUN) -m uv pip install --quiet --python $(RUN) -r tests/requirements.txt
+	$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) -r tests/requirements.txt
 	@touch $@
 
 # Without a workspace, setup installs Hermes and stops there.
