@@ -189,6 +189,13 @@ def test_a_dry_run_only_reads(door: Door, apps: Apps) -> None:
     assert (code, apps.changes) == (0, [])
 
 
+def test_a_dry_run_on_an_app_that_lacks_its_resources_only_reads(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME)
+    code, out, _ = door(DRY="1")
+    assert (code, apps.changes) == (0, [])
+    assert "would be given" in out
+
+
 @pytest.mark.parametrize("off", ["0", "false", "no"])
 def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
     assert door(DRY=off)[0] == 0

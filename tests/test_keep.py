@@ -547,12 +547,29 @@ def test_a_hostile_state_reaches_nothing_else(place: Place, case: str) -> None:
     outside = place.folder / "outside"
     outside.mkdir()
     (back / "projects" / "out").symlink_to(outside)
-    place.instance(back)
+    other = Archive(back, PATH)
+    assert other.restore(place.files()).older == (case == "zero byte")
     assert (back / "projects" / "good").read_text() == "x"
     assert list(outside.iterdir()) == []
     assert [str(p.relative_to(back)) for p in back.rglob("*") if p.is_file()] == ["projects/good"]
     assert not (place.folder / "evil").exists()
     assert not Path("/tmp/evil").exists()
+
+
+@pytest.mark.fault("torn or hostile state")
+def test_a_pack_that_names_a_place_on_the_disk_is_not_fetched_there(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "good").write_text("x")
+    place.save(place.instance(home))
+    name = f"{place.folder}/evil-{hashlib.sha256(b'evil').hexdigest()}"
+    place.volume.files[f"{PATH}/{name}"] = b"evil"
+    rewrite(place.volume, lambda index: {"packs": [*index["packs"], [name, 4]]})
+    assert Archive(place.home(), PATH).restore(place.files()).older
+    assert not list(place.folder.glob("evil-*"))
+
+
+def test_a_config_that_holds_itself_is_cleaned_too() -> None:
+    assert clean_config(b"a: &x [*x]\napi_key: dapi0123456789\n")[0] == b"a: &x [*x]\napi_key: ''\n"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ BAD_SETTINGS = [
     {"DATABRICKS_TOKEN": "'dapi0123456789abcdef'"},
     {"_GATEWAY_RESOLVED": AWS_GATEWAY},
     {"_GATEWAY_RESOLVED": "https://gateway.example"},
+    {"_GATEWAY_RESOLVED": "https://gateway.example", "DATABRICKS_HOST": "https://workspace.corp.example"},
     {"ENABLE_HERMES": "flase"},
     {"HERMES_PROVE": "maybe"},
     {"HERMES_PIP_URL": "--index-url=https://evil.example"},
