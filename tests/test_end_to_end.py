@@ -223,11 +223,9 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
 
     def watch() -> None:
         while not done.wait(0.002):
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.append(process.read_bytes())
-                except OSError:
-                    continue
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    seen.append((process / "cmdline").read_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -417,9 +415,9 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
 
     def watch() -> None:
         while not over.wait(0.02):
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
-                    seen.add(file.read_bytes().decode(errors="replace"))
+                    seen.add((process / "cmdline").read_bytes().decode(errors="replace"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

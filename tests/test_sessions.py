@@ -91,7 +91,7 @@ def test_a_setup_that_failed_is_tried_again_in_the_next_terminal(tmp_path: Path,
 
 def test_a_setup_that_was_interrupted_is_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seat = Seat(
-        tmp_path / "home", monkeypatch, f"[ -f .good ] || {{ touch .good; echo slow $((40 + 2)); sleep 600; }}; {READY}"
+        tmp_path / "home", monkeypatch, f"[ -f .good ] || {{ touch .good; echo slow $((40 + 2)); exec sleep 600; }}; {READY}"
     )
 
     async def session() -> None:

@@ -200,10 +200,10 @@ class Terminal:
                 os.killpg(self._process.pid, number)
                 found = True
         # On Linux, a mark in the environment finds what has left the group too: jobs, daemons, an agent's servers.
-        for environ in Path("/proc").glob("[0-9]*/environ"):
+        for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if self._mark.encode() in environ.read_bytes():
-                    os.kill(int(environ.parent.name), number)
+                if self._mark.encode() in (process / "environ").read_bytes():
+                    os.kill(int(process.name), number)
                     found = True
         return found
 
