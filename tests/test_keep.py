@@ -16,8 +16,10 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,21 +305,59 @@ def test_databases_are_whole_while_they_are_written(place: Place) -> None:
         first.close()
 
 
-def test_a_log_of_an_older_database_does_not_stay_beside_the_restored_one(place: Place) -> None:
+def test_rows_that_are_in_a_databases_log_alone_are_saved_too(place: Place) -> None:
+    home = place.home()
+    here, path = place.instance(home), home / "projects" / "a.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE t (a)")
+        place.save(here)
+        before = path.stat()
+        with database:
+            database.execute("INSERT INTO t VALUES (42)")
+        assert path.stat() == before
+        place.save(here)
+    with contextlib.closing(sqlite3.connect(place.restored() / "projects" / "a.db")) as database:
+        assert database.execute("SELECT a FROM t").fetchall() == [(42,)]
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_log_makes_a_database_newer_and_an_older_one_goes_with_it(place: Place, suffix: str, newer: bool) -> None:
     home = place.home()
     with contextlib.closing(sqlite3.connect(home / "projects" / "a.db")) as database:
         database.execute("CREATE TABLE saved (a)")
+    os.utime(home / "projects" / "a.db", ns=(10**18, 10**18))
     place.save(place.instance(home))
-    back = place.home()
-    other = sqlite3.connect(back / "projects" / "a.db")
-    other.execute("PRAGMA journal_mode=WAL")
-    other.execute("CREATE TABLE older (a)")
-    other.commit()
-    for path in (back / "projects").iterdir():
-        os.utime(path, ns=(10**18, 10**18))
-    place.instance(back)
-    assert sorted(path.name for path in (back / "projects").iterdir()) == ["a.db"]
-    other.close()
+    back = place.home() / "projects"
+    with contextlib.closing(sqlite3.connect(back / "a.db")) as database:
+        database.execute("CREATE TABLE here (a)")
+    (back / f"a.db{suffix}").write_bytes(b"a log")
+    os.utime(back / "a.db", ns=(10**18 - 1, 10**18 - 1))
+    os.utime(back / f"a.db{suffix}", ns=(10**18 - 1 + 2 * newer,) * 2)
+    place.instance(back.parent)
+    stays = newer and suffix != "-shm"  # which only points into the log
+    assert (b"CREATE TABLE here" in (back / "a.db").read_bytes()) == stays
+    assert [path.name for path in back.glob("a.db-*")] == [f"a.db{suffix}"] * stays
+
+
+def test_a_commit_made_meanwhile_has_its_objects(place: Place) -> None:
+    """What names them is read first: then it names none that is not there yet."""
+    git = place.home() / "projects" / "repo" / ".git"
+    for name in ("objects/ab/cd", "refs/heads/main", "packed-refs", "HEAD"):
+        (git / name).parent.mkdir(parents=True, exist_ok=True)
+        (git / name).write_text("x")
+    paths = [entry.path for entry in kept.walk(place.folder / "home-1", lambda *_: None)]
+    assert paths.index("projects/repo/.git/objects") > max(map(paths.index, (p for p in paths if "refs" in p or "HEAD" in p)))
+
+
+def test_projects_may_be_a_link(place: Place) -> None:
+    home = place.home()
+    (home / "projects").rename(place.folder / "elsewhere")
+    (home / "projects").symlink_to(place.folder / "elsewhere")
+    (home / "projects" / "a").write_text("a")
+    place.save(place.instance(home))
+    assert (place.restored() / "projects" / "a").read_text() == "a"
 
 
 # --- Credentials ----------------------------------------------------------------------------------------------------------
@@ -383,7 +423,7 @@ def test_no_token_is_ever_sent(place: Place) -> None:
     (home / ".gitconfig").write_text(f'[url "https://me:{token}@git.example/"]\n\tinsteadOf = x\n[user]\n\tname = Jo\n')
     (projects / "repo" / ".git").mkdir(parents=True)
     (projects / "repo" / ".git" / "config").write_text(
-        f"[remote]\n\turl = https://{token}@git.example/x\n[http]\n\textraheader = Authorization: Basic {token}\n"
+        f"[remote]\n\turl = https://{token}@git.example/x\n[http]\n\textraHeader = Authorization: Basic {token}\n"
     )
     for name in (".env", ".env.local", "id_rsa", ".netrc", "notes.txt", "binary", "x.key"):
         (projects / name).write_text(f"before {token} after")
@@ -505,7 +545,7 @@ def test_odd_times_and_permissions_come_back(place: Place) -> None:
     for number in range(4):
         one, other = (h / "projects" / f"{number}" for h in (home, back))
         assert one.stat().st_mtime_ns == other.stat().st_mtime_ns
-    assert (back / "projects" / "unreadable").is_dir()
+    assert (back / "projects" / "unreadable").stat().st_mode & 0o777 == 0o700
     assert (back / "projects" / "0").stat().st_mode & 0o7777 == 0o755
 
 
@@ -519,6 +559,7 @@ HOSTILE: dict[str, Any] = {
     "through a link of the disk": {"files": [["projects/out/evil", 0o644, 1, 1, [0]]]},
     "a folder through a link": {"folders": [["projects/out/evil", 0o755]]},
     "a link through a link": {"links": [["projects/out/evil", "x"]]},
+    "a set-user-ID program": {"files": [["projects/good", 0o104755, 2**62, 1, [0]]]},
     "a credential": {"files": [["projects/.env", 0o644, 1, 1, [0]]]},
 }
 
@@ -550,6 +591,7 @@ def test_a_hostile_state_reaches_nothing_else(place: Place, case: str) -> None:
     other = Archive(back, PATH)
     assert other.restore(place.files()).older == (case == "zero byte")
     assert (back / "projects" / "good").read_text() == "x"
+    assert not (back / "projects" / "good").stat().st_mode & 0o7000
     assert list(outside.iterdir()) == []
     assert [str(p.relative_to(back)) for p in back.rglob("*") if p.is_file()] == ["projects/good"]
     assert not (place.folder / "evil").exists()
@@ -568,6 +610,35 @@ def test_a_pack_that_names_a_place_on_the_disk_is_not_fetched_there(place: Place
     assert not list(place.folder.glob("evil-*"))
 
 
+@pytest.mark.fault("torn or hostile state", 2)
+def test_blocks_that_are_none_or_too_large_cost_their_file_alone(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "good").write_text("x")
+    place.save(place.instance(home))
+    data = b"none" + (bomb := zlib.compress(bytes(100 * 2**20)))
+    pack = f"pack-{hashlib.sha256(data).hexdigest()}"
+    place.volume.files[f"{PATH}/{pack}"] = data
+
+    def add(index: dict[str, Any]) -> dict[str, Any]:
+        blocks, packs = len(index["blocks"]), len(index["packs"])
+        return {
+            "packs": [*index["packs"], [pack, len(data)]],
+            "blocks": [*index["blocks"], ["0" * 64, packs, 0, 4], ["1" * 64, packs, 4, len(bomb)]],
+            "files": [["projects/a", 0o644, 1, 1, [blocks]], ["projects/b", 0o644, 1, 1, [blocks + 1]], *index["files"]],
+        }
+
+    rewrite(place.volume, add)
+    back = place.home()
+    tracemalloc.start()
+    try:
+        done = Archive(back, PATH).restore(place.files())
+        assert tracemalloc.get_traced_memory()[1] < 30 * 2**20  # bytes
+    finally:
+        tracemalloc.stop()
+    assert done.left_out == {"projects/a": "error"}
+    assert {path.name for path in (back / "projects").iterdir()} == {"b", "good"}
+
+
 def test_a_config_that_holds_itself_is_cleaned_too() -> None:
     assert clean_config(b"a: &x [*x]\napi_key: dapi0123456789\n")[0] == b"a: &x [*x]\napi_key: ''\n"
 
@@ -582,6 +653,7 @@ def test_a_config_that_holds_itself_is_cleaned_too() -> None:
         {"files": [["projects/a", 0o644, 1, 2**50, [0]]]},
         {"files": [["projects/a", 0o644, 1, 1, [99]]]},
         {"files": [["projects/a", 0o644, 1, 1, [-1]]]},
+        {"files": [["projects/a", 0o644, 1, 2049 * 2**20, [0] * 2049]]},
         {"files": [[7, 0o644, 1, 1, [0]]]},
         {"files": "x"},
         {"links": [["projects/a", None]]},
@@ -815,12 +887,27 @@ def test_what_cannot_be_saved_is_named_and_the_rest_is_saved(place: Place, monke
     assert {path.name for path in (back / "projects").iterdir()} == {"b", "d", "locked.db"}
 
 
-def test_nothing_is_asked_or_sent_while_nothing_changes(place: Place) -> None:
+@pytest.mark.parametrize("at", [2, 6], ids=["the file", "a database's log"])
+def test_a_change_that_looks_like_the_last_one_is_saved_too(place: Place, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Two changes within a tick of the kernel's clock leave the same times, and may leave the same size."""
+    home = place.home()
+    here, path = place.instance(home), home / "projects" / "a"
+    path.write_text("a")
+    mark = tuple(time.time_ns() if number == at else 0 for number in range(7))
+    seen = [replace(entry, mark=mark if entry.size else ()) for entry in kept.walk(home, lambda *_: None)]
+    monkeypatch.setattr(archive, "walk", lambda *_: seen)
+    place.save(here)
+    path.write_text("b")
+    place.save(here)
+    assert (place.restored() / "projects" / "a").read_text() == "b"
+
+
+def test_nothing_is_asked_or_sent_while_nothing_changes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     home = place.home()
     here = place.instance(home)
     (home / "projects" / "a").write_text("a")
     os.utime(home / "projects" / "a", ns=(10**18, 10**18))
-    time.sleep(archive.HOT / 1e9)
+    monkeypatch.setattr(archive, "HOT", 0)
     place.save(here)
     calls = len(place.volume.calls)
     place.save(here)
@@ -829,6 +916,20 @@ def test_nothing_is_asked_or_sent_while_nothing_changes(place: Place) -> None:
     done = place.save(here)
     assert done.sent < 1000  # a time is not a block
     assert len(place.volume.calls) > calls
+
+
+def test_what_is_left_out_is_told_for_as_long_as_it_is(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "HOT", 0)
+    home = place.home()
+    here = place.instance(home)
+    (home / "projects" / "notes").write_text(place.workspace.token)
+    told = {"projects/notes": "holds a credential"}
+    assert place.save(here).left_out == told
+    calls = len(place.volume.calls)
+    assert place.save(here).left_out == told
+    assert len(place.volume.calls) == calls
+    (home / "projects" / "notes").write_text("nothing")
+    assert place.save(here).left_out == {}
 
 
 def test_many_small_packs_are_put_together(place: Place) -> None:

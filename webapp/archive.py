@@ -65,6 +65,7 @@ class Archive:
         self.home, self.folder = home, folder
         self.id, self.number, self.count = secrets.token_hex(4), 0, 0
         self._entries: list[Entry] = []  # as they were saved last
+        self._left_out: dict[str, str] = {}  # of them
         self._tree: Index = {}
         self._hidden: set[bytes] = set()  # tokens, in nothing that is saved
         self._seen: dict[str, tuple[tuple[int, ...], int, list[str]]] = {}  # path: its mark, saved size and blocks
@@ -138,19 +139,19 @@ class Archive:
             }
         entries = list(walk(self.home, done.left_out.__setitem__))
         if entries == self._entries:
+            done.left_out = self._left_out
             return done
         there = self._check(files)
         self._forget({name for name, size in self._sizes.items() if there.get(name) != size})
         self._forget(self._to_put_together(entries))
-        again = self._send_blocks(files, entries, done)
+        again = self._send_blocks(files, entries, started, done)
         tree = self._as_tree(entries)
         if tree != self._tree:
             done.sent += self._send_state(files, tree, done.saved)
             self._tree = tree
             if not self._spare:
                 self._clean_up(files, there)
-        hot = any(max(entry.mark[1:3], default=0) > started - HOT for entry in entries)
-        self._entries = [] if again or hot else entries
+        self._entries, self._left_out = [] if again else entries, done.left_out
         done.files = len(tree["files"])
         return done
 
@@ -180,7 +181,7 @@ class Archive:
         sparse = {pack for pack, size in live.items() if 0 < size < self._sizes[pack] / 4 and self._sizes[pack] > SMALL}
         return (small if len(small) > MANY else set()) | (sparse if self._seen else set())
 
-    def _send_blocks(self, files: FilesAPI, entries: list[Entry], done: Done) -> bool:
+    def _send_blocks(self, files: FilesAPI, entries: list[Entry], started: int, done: Done) -> bool:
         """Send the blocks that the volume has not; whether some file is to be read again the next time."""
         again, waiting = False, dict[str, bytes]()
 
@@ -201,6 +202,8 @@ class Archive:
                 seen = self._seen.get(entry.path)
                 if not stat.S_ISREG(entry.mode) or (seen and seen[0] == entry.mark and self._blocks.keys() >= set(seen[2])):
                     continue
+                hot = max(entry.mark[2::2]) > started - HOT  # its own time, and those of a database's logs
+                again = again or hot
                 try:
                     data = read(self.home, entry, Path(scratch), self._hidden)
                 except LeftOutError as reason:
@@ -222,7 +225,7 @@ class Archive:
                         waiting[block] = zlib.compress(part, 1)
                         if sum(map(len, waiting.values())) >= PACK:
                             send()
-                self._seen[entry.path] = (entry.mark, len(data), blocks)
+                self._seen[entry.path] = (() if hot else entry.mark, len(data), blocks)
             if waiting:
                 send()
         return again

@@ -58,7 +58,7 @@ class Entry:
     mode: int  # as stat has it, type included
     size: int
     mtime: int  # nanoseconds
-    mark: tuple[int, ...] = ()  # changes when the file does
+    mark: tuple[int, ...] = ()  # a file's, which changes when it does: sizes, times and more, in `_entry`'s order
     target: str = ""
 
 
