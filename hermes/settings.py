@@ -218,7 +218,7 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
     Raises:
         ImportError: where databricks-sdk is not installed.
         SettingError: where `DATABRICKS_CONFIG_PROFILE` is not there, or is of another workspace, whose token must not go to
-            this one; and where no workspace is named, but there are profiles.
+            this one; where no workspace is named, but there are profiles; and where their file cannot be read.
         ValueError: where there are no credentials; the SDK raises more of its own.
     """
     from databricks.sdk.core import Config as SdkConfig
@@ -227,14 +227,20 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     if not env.get("DATABRICKS_TOKEN", "").strip():
         os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many
-    return SdkConfig(
-        host=(host := clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))) or None,
-        profile=_find_profile(env, home, host),
-        # With a token bound to the app as well, the SDK would not choose by itself.
-        auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
-        http_timeout_seconds=timeout,
-        retry_timeout_seconds=timeout,
-    )
+    try:
+        return SdkConfig(
+            host=(host := clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))) or None,
+            profile=_find_profile(env, home, host),
+            # With a token bound to the app as well, the SDK would not choose by itself.
+            auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
+            http_timeout_seconds=timeout,
+            retry_timeout_seconds=timeout,
+        )
+    except configparser.Error:  # whose text holds the line, and a token may be in it
+        file, _ = _profiles(env, home)
+        raise SettingError(
+            f"DATABRICKS_CONFIG_FILE: {file} cannot be read; expected [profile] sections with host and token"
+        ) from None
 
 
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:

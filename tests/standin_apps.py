@@ -55,6 +55,7 @@ class Apps:
         limit: how many apps there may be.
         admin: whether `me` may grant rights on `system`, and give serving endpoints to an app.
         endpoints: the serving endpoints that can be given to an app.
+        model: what a model of `system.ai` is: "MODEL_SERVICE", or "FUNCTION" for a registered one.
         volumes: the volumes of Unity Catalog, by full name.
         fails: what a deployment fails with; "" where it succeeds.
         crashes: what the app itself says as it ends after its deployment; "" where it runs.
@@ -68,6 +69,7 @@ class Apps:
     limit: int = 100
     admin: bool = True
     endpoints: set[str] = field(default_factory=lambda: {"databricks-claude-opus-4-6"})
+    model: str = "MODEL_SERVICE"
     volumes: set[str] = field(default_factory=set)
     fails: str = ""
     crashes: str = ""
@@ -281,7 +283,7 @@ class Apps:
 
     def _rights(self, call: Call) -> Answer:
         kind, name = call.path.split("/")[-2:]
-        if kind not in {"system": ("CATALOG",), "system.ai": ("SCHEMA",)}.get(name, ("MODEL_SERVICE",)):
+        if kind not in {"system": ("CATALOG",), "system.ai": ("SCHEMA",)}.get(name, (self.model,)):
             return error(404, "RESOURCE_DOES_NOT_EXIST", f"{kind} '{name}' does not exist.")
         if call.method == "PATCH" and not self.admin:
             return error(403, "PERMISSION_DENIED", f"User does not have MANAGE on {kind} '{name}'.")

@@ -236,6 +236,7 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
         ({"APP": "Hermes!"}, "APP: 'Hermes!' will not do"),
         ({"VOLUME": "main.default"}, "VOLUME: 'main.default' will not do; expected catalog.schema.volume"),
         ({"VOLUME": "main.default.gone"}, "VOLUME: main.default.gone cannot be used .*does not exist"),
+        ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' will not do"),
         ({"PROFILE": "work"}, "DATABRICKS_CONFIG_PROFILE: 'work' is not in"),
         ({"HOST": "http://x.example"}, "HOST: 'http://x.example' will not do"),
         ({"HOST": "https://x.example", "PROFILE": "work"}, "HOST: it is set, and PROFILE too"),
@@ -316,9 +317,18 @@ def test_other_resources_and_fields_of_an_app_stay(door: Door, apps: Apps) -> No
     assert f"Resources: abc (CAN_USE), {OPUS_4_6} (CAN_QUERY)" in out
 
 
-@pytest.mark.parametrize(("permission", "enough"), [("CAN_QUERY", True), ("CAN_MANAGE", True), ("CAN_VIEW", False)])
-def test_a_resource_that_gives_as_much_is_enough(door: Door, apps: Apps, permission: str, enough: bool) -> None:
-    theirs = endpoint("llm", OPUS_4_6, permission)
+@pytest.mark.parametrize(
+    ("permission", "model", "enough"),
+    [
+        ("CAN_QUERY", OPUS_4_6, True),
+        ("CAN_MANAGE", OPUS_4_6, True),
+        ("CAN_VIEW", OPUS_4_6, False),
+        ("CAN_QUERY", "another-model", False),
+    ],
+)
+def test_a_resource_that_gives_as_much_is_enough(door: Door, apps: Apps, permission: str, model: str, enough: bool) -> None:
+    theirs = endpoint("llm", model, permission)
+    apps.endpoints.add(model)
     apps.make("hermes", ME, resources=[theirs])
     assert door()[0] == 0
     assert resources(apps) == [theirs, *([] if enough else [endpoint("hermes-fallback-model", OPUS_4_6)])]
@@ -352,13 +362,16 @@ def test_a_volume_is_bound_and_named_to_the_app(door: Door, apps: Apps) -> None:
     assert apps.changes == []
 
 
-def test_unity_catalogs_models_are_granted(door: Door, apps: Apps) -> None:
+@pytest.mark.parametrize("kind", ["MODEL_SERVICE", "FUNCTION"])
+def test_unity_catalogs_models_are_granted(door: Door, apps: Apps, kind: str) -> None:
+    apps.model = kind
     code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}")
     assert (code, f"EXECUTE for {AI_MODEL}: given\n" in out) == (0, True)
+    assert "is no serving endpoint" not in out  # nor should it be
     assert apps.grants == {
         ("CATALOG", "system"): {PRINCIPAL: {"USE_CATALOG"}},
         ("SCHEMA", "system.ai"): {PRINCIPAL: {"USE_SCHEMA"}},
-        ("MODEL_SERVICE", AI_MODEL): {PRINCIPAL: {"EXECUTE"}},
+        (kind, AI_MODEL): {PRINCIPAL: {"EXECUTE"}},
     }
     apps.admin = False  # and given is given
     apps.calls.clear()
@@ -618,7 +631,26 @@ def test_a_profile_goes_before_the_environment(
     monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
     code, out, _ = door(PROFILE="work")
     assert (code, out.splitlines()[-1]) == (0, URL)
+    (tmp_path / ".databrickscfg").rename(tmp_path / "profiles")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "profiles"))
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
+    assert door(PROFILE="work")[0] == 0
     assert "dapi-other" not in {request.token for request in workspace.requests}
+
+
+def test_a_login_without_a_token_is_said(door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "find_me", lambda client: ME)  # who says who it is logs in with a name and a password
+    (tmp_path / ".databrickscfg").write_text("[work]\nhost = https://x.example\nusername = me\npassword = p4ssw0rd\n")
+    code, _, err = door(PROFILE="work")
+    assert (code, err) == (1, "Not logged in with a token (basic): give another PROFILE, or HOST=https://...\n")
+
+
+def test_a_volume_that_is_hidden_is_one_line(door: Door, apps: Apps) -> None:
+    hidden = error(403, "PERMISSION_DENIED", "User does not have READ VOLUME")
+    apps.fault = lambda call: hidden if "/volumes/" in call.path else None
+    code, _, err = door(VOLUME="main.default.home")
+    said = "VOLUME: main.default.home cannot be used (User does not have READ VOLUME); expected a volume of yours\n"
+    assert (code, err, apps.changes) == (2, said, [])
 
 
 def test_a_host_is_logged_in_with_the_browser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -38,7 +39,7 @@ from tests.conftest import ROOT
 from tests.served import until
 from tests.standin import StandIn
 from tests.standin_files import Volume
-from webapp import archive, kept, saver
+from webapp import archive, keep, kept, saver
 from webapp.archive import Archive, SupersededError, TornError
 from webapp.ignore import Ignore
 from webapp.keep import Keeper
@@ -951,6 +952,8 @@ def test_many_small_packs_are_put_together(place: Place) -> None:
         "/Volumes/a/b",
         "/volumes/a/b/c",
         "/Volumes/a/b/c/../d",
+        "/Volumes/a/b/c/./d",
+        "/Volumes/a/b/c/..",
         "/Volumes/a//c",
         "x",
         "/",
@@ -962,9 +965,17 @@ def test_a_volume_that_cannot_be_used_is_one_line(value: str, tmp_path: Path) ->
         read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value})
 
 
-@pytest.mark.parametrize("value", ["/Volumes/a/b/c", " /Volumes/a/b/c/ ", "/Volumes/a/b/c/d/e f"])
-def test_a_volume_or_a_folder_of_it_will_do(value: str, tmp_path: Path) -> None:
-    assert read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value}).volume == value.strip().rstrip("/")
+@pytest.mark.parametrize(
+    ("value", "volume"),
+    [
+        ("/Volumes/a/b/c", "/Volumes/a/b/c"),
+        (" /Volumes/a/b/c/ ", "/Volumes/a/b/c"),
+        ("/Volumes/a/b/c/d/e f", "/Volumes/a/b/c/d/e f"),
+        ("/Volumes/a/b/c/.d", "/Volumes/a/b/c/.d"),
+    ],
+)
+def test_a_volume_or_a_folder_of_it_will_do(value: str, volume: str, tmp_path: Path) -> None:
+    assert read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value}).volume == volume
 
 
 # --- Restarts -------------------------------------------------------------------------------------------------------------
@@ -1228,3 +1239,54 @@ def test_pauses_grow_while_it_fails_and_are_short_again_after(tmp_path: Path, mo
     assert notes[1] == "not saved yet; OSError: no"
     assert notes[3] == "not saved yet; full"
     assert keeper.note == "saved just now"
+
+
+def test_what_comes_back_after_the_first_terminal_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper(read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH}), lambda: None)
+    monkeypatch.setattr(keep, "PATIENCE", 0.05)
+    assert asyncio.run(asyncio.wait_for(keeper.restored(), 10)) == "Not brought back yet: still at it."
+    asked = list[str]()
+    good = {"saved": "2026-01-02T03:04:05", "older": True, "files": 7, "left_out": {"projects/a": "gone"}}
+
+    def ask(do: str) -> dict[str, Any]:
+        asked.append(do)
+        return good
+
+    monkeypatch.setattr(keeper, "_ask", ask)
+    monkeypatch.setattr(keeper._stopping, "wait", lambda pause: len(asked) == 3)
+    keeper._live()
+    assert asked == ["late", "look", "look"]  # there is no process here that could save
+    assert (
+        keeper.note == "not saved yet · not saved: projects/a (gone) · went back to 2026-01-02 03:04 UTC, the last whole state"
+    )
+    told = "Brought back 7 files, as saved on 2026-01-02 03:04 UTC. Not brought back: projects/a (gone)."
+    assert keeper._told == told
+    keeper._learn("restore", good | {"saved": "", "left_out": {}})
+    assert keeper.note == "not saved yet · no saved state is whole"
+
+
+def test_a_login_that_failed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logins = list[dict[str, str]]()
+
+    def log_in() -> dict[str, str]:
+        logins.append({"no": "token"})
+        return logins[-1]
+
+    keeper = Keeper(read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH}), log_in)
+    monkeypatch.setattr(keeper, "_hire", lambda: None)
+    monkeypatch.setattr(keep, "bearer", lambda login: login["a token"])
+    turns = iter([False, False, True])
+    monkeypatch.setattr(keeper._stopping, "wait", lambda pause: next(turns))
+    keeper._live()
+    assert len(logins) == 2
+    assert keeper.note == "not saved yet; KeyError: 'a token'"
+
+
+def test_the_process_that_saves_inherits_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {f"{name}_CLIENT_SECRET": "s" for name in ("DATABRICKS", "ARM", "AZURE")} | {"DATABRICKS_TOKEN": "s", "KEPT": "k"}
+    keeper = Keeper(read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH} | given), lambda: None)
+    started = dict[str, Any]()
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **options: started.update(options))
+    keeper._hire()
+    assert started["env"]["KEPT"] == "k"
+    assert "s" not in started["env"].values()

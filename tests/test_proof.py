@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
+from hermes.proof import Prover
 from tests.conftest import ROOT
 from tests.standin import GPT, LLAMA, OPUS_4_6, OPUS_4_7, SONNET, StandIn
 
@@ -50,6 +51,21 @@ def test_what_is_refused_is_learnt_once(fault: dict[str, Any], first: int, facts
         assert [r.status for r in workspace.chats()] == [200] * 3
         assert learnt(home) == before
         assert workspace.token not in json.dumps(before)
+
+
+def test_a_cap_that_shrinks_is_learnt_again(home: Path) -> None:
+    with StandIn(caps={OPUS_4_7: 25000}) as workspace:
+        assert setup(workspace, home).returncode == 0
+        workspace.caps[OPUS_4_7] = 8192
+        assert setup(workspace, home).returncode == 0
+        assert learnt(home)[OPUS_4_7][f"https://{workspace.gateway_host}/openai"]["max_tokens"] == 8192
+
+
+def test_what_was_learnt_of_a_route_goes_before_what_was_learnt_of_another() -> None:
+    there, here = {"cache": "none", "max_tokens": 1}, {"cache": "all"}
+    prover = Prover("", {OPUS_4_7: {"https://there.example": there, "https://here.example": here}})
+    assert prover._guess("https://here.example", OPUS_4_7) == here
+    assert prover._guess("https://new.example", OPUS_4_7) == there
 
 
 def test_marks_that_are_refused_everywhere_are_left_out(home: Path) -> None:

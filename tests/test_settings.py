@@ -10,7 +10,7 @@ import responses
 
 from hermes import settings as settings_module
 from hermes.config import refresh_token
-from hermes.settings import read_home, read_settings
+from hermes.settings import read_flag, read_home, read_settings, sdk_config
 from setup_hermes import main
 from tests.mocked import (
     HOST,
@@ -99,8 +99,9 @@ def test_an_oversized_value_arrives_whole(name: str, env: dict[str, str], home: 
     assert config_of(home)["model"]["api_key"] == "y" * 100_000
 
 
-def test_there_are_enough_bad_settings() -> None:
-    assert len(BAD_SETTINGS) >= 40
+@pytest.mark.parametrize("word", ["false", "0", "no", "off", " OFF ", "", "true", "1", "yes", "on", " On "])
+def test_a_switch_takes_the_words_that_people_use(word: str) -> None:
+    assert read_flag({"ENABLE_HERMES": word}, "ENABLE_HERMES") == (word.strip().lower() not in ("false", "0", "no", "off"))
 
 
 @pytest.mark.parametrize("name", ["HOME unset", "/", ""])
@@ -229,6 +230,32 @@ def test_the_given_host_wins_over_a_profiles(with_profiles: dict[str, str]) -> N
     env = with_profiles | {"DATABRICKS_HOST": HOST}
     settings = read_settings(env)
     assert (settings.host, settings.token, settings.origin) == (HOST, "dapi-work", "")
+
+
+@pytest.mark.parametrize("text", ["token = dapi-work", "[DEFAULT]\nhost = https://x.example\ndapi-work"])
+def test_profiles_that_cannot_be_read_are_one_line_and_nobody_elses_matter(
+    text: str, with_profiles: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser's own errors quote the line, with the token in it."""
+    (home / ".databrickscfg").write_text(text)
+    assert main([], with_profiles) == 2
+    expected = f"DATABRICKS_CONFIG_FILE: {home}/.databrickscfg cannot be read; expected [profile] sections with host and token"
+    assert capsys.readouterr() == ("", f"{expected}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        given = {"DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN}
+        for name, value in given.items():
+            patch.setenv(name, value)
+        assert sdk_config(with_profiles | given, home, timeout=5).authenticate() == {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_the_apps_own_login_takes_nothing_from_a_profile(
+    with_profiles: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal may write one, with settings for the SDK beside the host."""
+    given = dict[str, object]()
+    monkeypatch.setattr("databricks.sdk.core.Config", lambda **options: given.update(options))
+    sdk_config(with_profiles | {"DATABRICKS_HOST": HOST, "DATABRICKS_CLIENT_SECRET": "s"}, home, timeout=5)
+    assert (given["profile"], given["auth_type"]) == (None, "oauth-m2m")
 
 
 def test_a_credential_that_is_no_bearer_is_no_token(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
