@@ -126,12 +126,16 @@ def platform(served: Served) -> Iterator[str]:
 def test_that_a_restart_empties_the_disk_is_said_once_until_it_is_read(workspace: StandIn, window: Open) -> None:
     with Served(workspace.env, DATABRICKS_APP_NAME="hermes", APP_OWNER=OWNER) as served, platform(served) as url:
         page = window(url, extra_http_headers={"X-Forwarded-Email": OWNER}, ignore_https_errors=True)
-        line(page, DISK)
-        page.set_viewport_size({"width": 390, "height": 700})
-        expect(page.get_by_text(DISK)).to_be_in_viewport(ratio=1)
-        expect(page.get_by_role("button", name="Got it")).to_be_in_viewport(ratio=1)
+        for width in (1440, 1024, 390):
+            page.set_viewport_size({"width": width, "height": 700})
+            expect(page.get_by_text(DISK)).to_be_in_viewport(ratio=1)
+            for name in ("Got it", "turned off", "Files", "Find (Ctrl+Shift+F)", "New terminal"):
+                button = page.get_by_role("button", name=name)
+                expect(button).to_be_in_viewport(ratio=1)
+                assert (box := button.bounding_box())
+                assert 24 <= box["height"] <= 36
         page.reload()
-        line(page, DISK)
+        expect(page.get_by_text(DISK)).to_be_visible()
         page.get_by_role("button", name="Got it").click()
         expect(page.get_by_text(DISK)).not_to_be_visible()
         page.wait_for_function("localStorage.getItem('disk') === 'read'")

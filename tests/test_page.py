@@ -600,6 +600,12 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(window: Open, she
     assert words["height"] < 30  # one line, cut at its end
     assert words["width"] > 60
     shot(page, "14-phone")
+    page.get_by_label("Find (Ctrl+Shift+F)").tap()
+    page.keyboard.type("not there")
+    expect(page.get_by_role("status")).to_have_text("not found")
+    bar = page.get_by_role("search").bounding_box()
+    assert bar
+    assert bar["x"] >= 0
 
 
 def test_links_open_in_a_page_of_their_own(window: Open, shells: Served) -> None:

@@ -269,6 +269,14 @@ def test_the_files_panel_without_a_mouse(window: Open, shells: Served, viewport:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.keyboard.press("Escape")
     expect(files).to_be_hidden()
+    # One at a time, and the key that opened it closes it.
+    page.keyboard.press("Control+Shift+E")
+    expect(files).to_be_visible()
+    page.keyboard.press("Control+Shift+G")
+    expect(dialog(page, "Routes")).to_be_visible()
+    expect(files).to_be_hidden()
+    page.keyboard.press("Control+Shift+G")
+    expect(dialog(page, "Routes")).to_be_hidden()
     # Back to work: the terminal has the keyboard again.
     page.keyboard.type("echo back $((40 + 2))\n")
     sees(page, "back 42")

@@ -21,6 +21,7 @@ PAGES = {
     503: ("One moment", "This app is still finding out who its owner is. This page tries again by itself."),
 }
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="dark light">
+<meta name="viewport" content="width=device-width">
 <title>{title}</title>{head}<body style="font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:20vh auto;padding:0 1em">
 <h1 style="font-size:1.4em">{title}</h1><p>{text}</p></html>"""
 

@@ -66,20 +66,20 @@ class Window:
             self.screen = Screen(XTERM)
         self.screen.on("data", self._type)
         self.screen.on("size", self._resize, throttle=0.1)
+        with ui.element("aside").classes("once") as self.once:
+            ui.label(DISK)
+            ui.button("Got it", on_click=self._read).props("flat dense no-caps no-wrap color=grey-4")
+        self.once.set_visibility(False)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
             self.label = add_panels(sessions, news, self.show)
             self.kept = ui.label().classes("kept")
-            with ui.row().classes("once") as self.once:
-                ui.label(DISK)
-                ui.button("Got it", on_click=self._read).props("flat dense no-caps color=grey-4")
-            self.once.set_visibility(False)
             self.tabs = ui.element("nav").classes("tabs")
             for label, icon, call in BUTTONS:
                 button = ui.button(icon=icon).props(f'flat dense color=grey-4 aria-label="{label}" title="{label}"')
                 button.on("click", js_handler=f"() => getElement({self.screen.id}).{call}")
             new = ui.button("New terminal", icon="add", on_click=self._new).classes("new")
-            new.props('flat dense no-caps color=grey-4 aria-label="New terminal"')
+            new.props('flat dense no-caps no-wrap color=grey-4 aria-label="New terminal"')
         self.client.on_connect(self._connect)
         self.client.on_disconnect(self._disconnect)
         sessions.changed.subscribe(self._refresh)

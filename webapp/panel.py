@@ -28,6 +28,8 @@ MARKS = {
     False: ("✗", "does not serve the model", "no"),
     None: ("?", "not known", "unknown"),
 }
+# After the last panel the terminal has the keyboard.
+BACK = "() => document.querySelector('.panel') || document.querySelector('.screen textarea').focus()"
 # A key opens what names it as its own.
 SHORTCUTS = """addEventListener("keydown", event => {
   const keys = ["Control", "Alt", "Shift", "Meta"].filter(key => event.getModifierState(key)).concat(event.key.toUpperCase());
@@ -51,43 +53,51 @@ def add_panels(sessions: Sessions, news: TokenNews, show: Callable[[int], None])
     ui.add_css(here / "panel.css")
     script = (here / "drop.js").read_text()
     ui.add_body_html(f"<script>{script}\n{SHORTCUTS}</script>")
-    routes = _RoutesPanel(sessions, news, show)
-    _FilesPanel(sessions.settings.home / "projects")
+    panels = list[_Panel]()
+    routes = _RoutesPanel(panels, sessions, news, show)
+    _FilesPanel(panels, sessions.settings.home / "projects")
     return routes.panel.button
 
 
 class _Panel:
-    """A dialog at the right, and the button that opens it.
+    """A dialog at the right, and the button that opens and closes it.
 
     Arguments:
+        panels: the page's; one is open at a time.
         title: its name.
-        key: a letter that opens it, with Control and Shift.
+        key: a letter that is the button, with Control and Shift.
         read: shows what is so now.
     """
 
-    def __init__(self, title: str, key: str, read: Callable[[], Awaitable[None]]) -> None:
-        self.read = read
-        self.button = ui.button(title, on_click=self.open).props(f"{ICON} no-caps no-wrap aria-haspopup=dialog")
+    def __init__(self, panels: list[_Panel], title: str, key: str, read: Callable[[], Awaitable[None]]) -> None:
+        self.panels, self.read = panels, read
+        panels.append(self)
+        self.button = ui.button(title, on_click=self.toggle).props(f"{ICON} no-caps no-wrap aria-haspopup=dialog")
         self.button.props(f"aria-keyshortcuts=Control+Shift+{key}").tooltip(f"{title} (Ctrl+Shift+{key})")
-        with ui.dialog().props(f"position=right transition-duration=100 aria-label={title}") as self.dialog:
+        with ui.dialog().props(f"position=right no-refocus transition-duration=100 aria-label={title}") as self.dialog:
             self.body = ui.element("section").classes("panel")
+        self.dialog.on("hide", js_handler=BACK)
         with self.body, ui.element("header"):
             _text("h2", title)
             self.tools = ui.element("span")
             ui.button(icon="close", on_click=self.dialog.close).props(f"{ICON} aria-label=Close")
 
-    async def open(self) -> None:
-        """Open it, and show what is so now."""
-        self.dialog.open()
-        await self.read()
+    async def toggle(self) -> None:
+        """Close it; or open it alone, and show what is so now."""
+        was_open = self.dialog.value
+        for panel in self.panels:
+            panel.dialog.close()
+        if not was_open:
+            self.dialog.open()
+            await self.read()
 
 
 class _FilesPanel:
     """The projects folder: a folder opens, a file is downloaded, and so is a folder, as a zip."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, panels: list[_Panel], root: Path) -> None:
         self.root, self.parts, self.reading = root, list[str](), 0
-        self.panel = _Panel("Files", "E", self.read)
+        self.panel = _Panel(panels, "Files", "E", self.read)
         self.panel.button.props("icon=folder_open aria-label=Files").classes("files")
         with self.panel.tools:
             ui.button("Upload", icon="upload").props(f"{ICON} no-caps").on("click", js_handler="() => giveFiles()")
@@ -158,11 +168,11 @@ class _Report:
 class _RoutesPanel:
     """What each route says about each model, and what can be done. It needs neither Hermes nor a setup that went well."""
 
-    def __init__(self, sessions: Sessions, news: TokenNews, show: Callable[[int], None]) -> None:
+    def __init__(self, panels: list[_Panel], sessions: Sessions, news: TokenNews, show: Callable[[int], None]) -> None:
         self.sessions, self.news, self.show = sessions, news, show
         self.report: _Report | None = None
         self.asking = False
-        self.panel = _Panel("Routes", "G", self.read)
+        self.panel = _Panel(panels, "Routes", "G", self.read)
         self.panel.button.classes("route")
         with self.panel.tools:
             ui.button("Ask again", icon="refresh", on_click=self.ask).props(f"{ICON} no-caps")
