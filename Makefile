@@ -16,7 +16,7 @@ demo: export QUESTION = $(value Q)
 demo: HERE = $(DEMO)/asked
 demo:
 	@mkdir -p $(HERE) && ln -sfn ../.local $(HERE)/.local  # a demo that runs keeps its config, and the token in it
-	@exec $(STANDIN) sh -c '$(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
+	@exec $(STANDIN) sh -c 'ENABLE_HERMES=true $(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
 else
 demo:
 	@exec $(STANDIN) $(RUN) app.py

@@ -24,7 +24,7 @@ import requests
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.apps import App
 
-from deploying.app import DeployError, Target, brief, deploy, find_app, is_mine, make_app, say, upload
+from deploying.app import DeployError, Target, brief, deploy, find_app, is_mine, make_app, read_manifest, say, upload
 from deploying.grants import describe, endpoint_resources, give_resources, grant_models, volume_resource
 from deploying.settings import check_settings, check_volume, find_me, log_in, read_files, read_set, read_volume
 from hermes.proof import Prover
@@ -79,7 +79,11 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 
 def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) -> int:
     """Bring everything up to date."""
-    force = _is_on(asked, "FORCE")
+    force, old = _is_on(asked, "FORCE"), read_manifest(target)
+    if old.volume and "HERMES_VOLUME" not in given:  # what is kept there is not to be lost for a setting forgotten
+        given = given | {"HERMES_VOLUME": old.volume}
+        say("Volume", f'{old.volume} as last time; SET="HERMES_VOLUME=" leaves it')
+    volume = given.get("HERMES_VOLUME", "")
     files = read_files(ROOT, given)
     settings = check_settings(target, files["app.yaml"])
     say("Workspace", f"{target.client.config.host} as {target.me}")
@@ -89,15 +93,15 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
     app = find_app(target)
     if app and not is_mine(target, app) and not force:
         raise DeployError(f"APP: {target.name!r} is the app of {app.creator}; expected a name of your own, or FORCE=1")
-    resources = [volume_resource(asked["VOLUME"])] if asked.get("VOLUME") else []
-    if resources:
-        check_volume(target.client, asked["VOLUME"])
+    if volume:
+        check_volume(target.client, volume)
+    resources = [volume_resource(volume)] if volume else []
     models = (settings.model, settings.fallback_model) if settings else ()
     resources += endpoint_resources(target.client, models)
     app = make_app(target, app)
     give_resources(target, app, resources)
     grant_models(target, app, models)
-    deploy(target, app, upload(target, files, given))
+    deploy(target, app, upload(target, files, given, old))
     print((app and app.url) or target.page)
     return 0
 
@@ -134,7 +138,7 @@ def undeploy(target: Target, asked: Mapping[str, str], given: dict[str, str]) ->
     app = _find(target)
     say("App", f"{app.name} of {app.creator}: {app.url}")
     if target.dry:
-        say("", target.done("deleted"))
+        say("Undeploy", target.done("deleted"))
         return 0
     print(f"Type {app.name} to delete it: ", end="", flush=True)
     if sys.stdin.readline().strip() != app.name:

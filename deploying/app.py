@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -64,10 +64,12 @@ class Target:
 
 @dataclass
 class Manifest:
-    """What was uploaded: each file's SHA-256, "" while it is on its way; settings given; the deployment made of it."""
+    """What was uploaded: each file's SHA-256, "" while it is on its way; settings given, and the value of HERMES_VOLUME among
+    them; the deployment made of it."""
 
     files: dict[str, str] = field(default_factory=dict)
     given: list[str] = field(default_factory=list)
+    volume: str = ""
     deployment: str = ""
 
 
@@ -174,21 +176,21 @@ def _bring_up(target: Target) -> App:
 # --- What it runs ---------------------------------------------------------------------------------------------------------
 
 
-def upload(target: Target, files: dict[str, bytes], given: Iterable[str]) -> Manifest:
+def upload(target: Target, files: dict[str, bytes], given: Mapping[str, str], old: Manifest) -> Manifest:
     """Bring the app's folder up to date: what has changed is sent, files of ours that are gone are deleted, others stay.
 
     Arguments:
         target: the app.
         files: each file's content by its path below the folder.
         given: the settings that are not in the checkout's own app.yaml.
+        old: what was uploaded before.
 
     Returns:
         What is there now.
     """
     workspace, folder = target.client.workspace, target.folder
-    old = read_manifest(target)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    new = Manifest(digests, sorted(given), old.deployment)
+    new = Manifest(digests, sorted(given), given.get("HERMES_VOLUME", ""), old.deployment)
     changed = [name for name, digest in new.files.items() if old.files.get(name) != digest]
     gone = [name for name in old.files if name not in files]
     if not changed and not gone:
@@ -201,7 +203,7 @@ def upload(target: Target, files: dict[str, bytes], given: Iterable[str]) -> Man
         for place in sorted({str(PurePosixPath(folder, name).parent) for name in files}):
             workspace.mkdirs(place)
         # What is on its way counts as unknown until it is there, so that the next run mends what is cut off.
-        write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), old.given))
+        write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), old.given, new.volume))
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: _send(target, name, files[name]), changed))
         for name in gone:
@@ -210,7 +212,7 @@ def upload(target: Target, files: dict[str, bytes], given: Iterable[str]) -> Man
         write_manifest(target, new)
     say("Files", f"{len(changed)} of {len(files)} {target.done('uploaded')} to {folder}: {_few(changed)}")
     if gone:
-        say("", f"{_few(gone)} {target.done('deleted')}")
+        say("Files", f"{_few(gone)} {target.done('deleted')}")
     return new
 
 
@@ -221,7 +223,7 @@ def read_manifest(target: Target) -> Manifest:
             found = json.loads(file.read())
         files = {str(name): str(digest) for name, digest in found["files"].items()}
         inside = {name: digest for name, digest in files.items() if ".." not in name and not name.startswith("/")}
-        return Manifest(inside, [str(name) for name in found["given"]], str(found["deployment"]))
+        return Manifest(inside, [str(name) for name in found["given"]], str(found["volume"]), str(found["deployment"]))
     except (NotFound, ValueError, LookupError, TypeError, AttributeError):
         return Manifest()
 
@@ -323,7 +325,7 @@ def wait(label: str, look: Callable[[], tuple[str, str]], ends: Collection[str])
 
 def brief(error: BaseException) -> str:
     """An error's message on one short line, without what the SDK adds of its own settings."""
-    return " ".join(str(error).split(". Config:")[0].split())[:200].removesuffix(".") or type(error).__name__
+    return " ".join(str(error).split(". Config:")[0].split())[:240].removesuffix(".") or type(error).__name__
 
 
 def _few(names: list[str]) -> str:

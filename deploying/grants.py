@@ -47,8 +47,9 @@ def endpoint_resources(client: WorkspaceClient, models: Collection[str]) -> list
     return [AppResource(keys[m], serving_endpoint=AppResourceServingEndpoint(m, query)) for m in keys if m in there]
 
 
-def volume_resource(volume: str) -> AppResource:
-    """The resource that lets an app write to a volume, which is `catalog.schema.volume`."""
+def volume_resource(path: str) -> AppResource:
+    """The resource that lets an app write to a volume, which is `/Volumes/catalog/schema/volume`, or to a folder of it."""
+    volume = ".".join(path.split("/")[2:5])
     kind, write = AppResourceUcSecurableUcSecurableType.VOLUME, AppResourceUcSecurableUcSecurablePermission.WRITE_VOLUME
     return AppResource(VOLUME, uc_securable=AppResourceUcSecurable(volume, kind, write))
 
@@ -60,11 +61,14 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
     """
     kept = [r for r in (app and app.resources) or [] if r.name not in (MODEL, FALLBACK, VOLUME)]
     ours = [w for w in wanted if not any(_gives(r, w) for r in kept)]
-    before = {r.name: r.as_dict() for r in (app and app.resources) or []}
+    before = {r.name: r for r in (app and app.resources) or []}
+    after = {r.name: r for r in [*kept, *ours]}
     what = ", ".join(map(describe, wanted)) or "none"
-    if before == {r.name: r.as_dict() for r in [*kept, *ours]}:
+    if before == after:
         say("Resources", f"{what} (unchanged)" if wanted else "none to give")
         return
+    new = [describe(r) for name, r in after.items() if before.get(name) != r]
+    lost = [describe(r) for name, r in before.items() if name not in after]
     if app and not target.dry:
         try:
             whole = {name: value for name, value in vars(app).items() if not FILLED_IN.fullmatch(name)}
@@ -73,7 +77,8 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
             refused = f"refused ({brief(error)}): who manages {what} can give it to {app.service_principal_name or app.name}"
             say("Resources", f"{refused}, or the first chat may be a 403")
             return
-    say("Resources", f"{what} {target.done('given')}")
+    done = [(new, "given"), (lost, "taken away")]
+    say("Resources", "; ".join(f"{', '.join(names)} {target.done(word)}" for names, word in done if names))
 
 
 def describe(resource: AppResource) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import requests
 import yaml
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
@@ -18,7 +19,7 @@ from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
 import webapp.settings
 from deploying.app import DeployError, Target, brief, say
 from hermes.settings import SettingError, Settings, read_flag, read_home, read_settings, sdk_config
-from utils import clean_url
+from utils import clean_url, why_unreachable
 
 # What runs in the app, and all that is uploaded.
 RUNS = ("app.py", "setup_hermes.py", "utils.py", "hermes", "webapp", "app.yaml", "requirements.txt", "constraints.txt")
@@ -34,6 +35,7 @@ def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
         DeployError: where there are no credentials.
     """
     home, profile, host = read_home(env), asked.get("PROFILE", ""), asked.get("HOST", "")
+    mine = "PROFILE" if profile or not env.get("DATABRICKS_CONFIG_PROFILE") else ""  # what to call the profile
     if profile and host:
         raise SettingError("HOST: it is set, and PROFILE too; expected one of them")
     if profile or host:
@@ -43,8 +45,11 @@ def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
         env = {"DATABRICKS_CONFIG_FILE": env.get("DATABRICKS_CONFIG_FILE", "")}
     if profile:
         env = {**env, "DATABRICKS_CONFIG_PROFILE": profile}
+    name, url = ("HOST", host) if host else ("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
+    if url := clean_url(name, url):
+        _reach(name, url)
     try:
-        if url := clean_url("HOST", host):
+        if host:
             say("Login", "in your browser, unless it was done before")
             logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # as sdk_config does
             browser = Config(
@@ -52,12 +57,21 @@ def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
             )
             return WorkspaceClient(config=browser)
         return WorkspaceClient(config=sdk_config(env, home, timeout=TIMEOUT))
-    except SettingError:
-        raise
+    except SettingError as error:
+        raise SettingError(re.sub("^DATABRICKS_CONFIG_PROFILE", mine, str(error)) if mine else str(error)) from None
     except ValueError as error:
         raise DeployError(
             f"Not logged in ({brief(error)}): give PROFILE=..., HOST=https://..., or DATABRICKS_HOST and DATABRICKS_TOKEN."
         ) from None
+
+
+def _reach(name: str, url: str) -> None:
+    """See that something answers there: the SDK asks again and again, and tells nobody whom."""
+    try:
+        requests.head(url, timeout=TIMEOUT, allow_redirects=False, proxies={"http": ""})
+    except requests.RequestException as error:
+        why = f"no connection to {url}: {why_unreachable(error)}"
+        raise DeployError(f"{name}: {why}; expected your workspace's URL, and a network that leads there") from None
 
 
 def find_me(client: WorkspaceClient) -> str:
@@ -114,12 +128,13 @@ def read_volume(volume: str) -> dict[str, str]:
     return {"HERMES_VOLUME": f"/Volumes/{volume.replace('.', '/')}"} if volume else {}
 
 
-def check_volume(client: WorkspaceClient, volume: str) -> None:
-    """See that a volume is there.
+def check_volume(client: WorkspaceClient, path: str) -> None:
+    """See that a volume is there, which is `/Volumes/catalog/schema/volume`, or a folder of it.
 
     Raises:
         SettingError: where it is not, or is hidden.
     """
+    volume = ".".join(path.split("/")[2:5])
     try:
         client.volumes.read(volume)
     except (NotFound, PermissionDenied) as error:

@@ -96,6 +96,8 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     chain = _chain(settings, routes)
     block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
     config["fallback_providers"] = block + [e for e in theirs if e not in block]
+    if any(map(stale, as_list(config.get("fallback_model")))):  # an older word, which Hermes still reads
+        config["fallback_model"] = [e for e in as_list(config["fallback_model"]) if not stale(e)]
 
     # Hermes then fetches neither packages nor the newest build of its command scanner while it runs.
     _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})

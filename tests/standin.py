@@ -455,12 +455,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--tool-calls", type=int, default=0, metavar="N", help="ask for N, one after the other")
     parser.add_argument("--at-once", action="store_true", help="ask for all of them in one answer")
     parser.add_argument("--oauth", type=float, metavar="S", help="a service principal whose tokens live S seconds")
+    parser.add_argument(
+        "--apps", action="store_true", help="with the Apps API and a volume, main.default.home: for make deploy"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="write each request there, a JSON line each, without tokens")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = vars(parser.parse_args(argv))
     command, log, serve = options.pop("command"), options.pop("log"), options.pop("serve")
     options["latency"] /= 1000
     options["lenient"], options["caps"] = set(options["lenient"]), dict(options.pop("cap"))
+    if options.pop("apps"):
+        from tests.standin_apps import Apps  # which needs databricks-sdk's names, and this module
+
+        options["rooms"] = Apps(volumes={"main.default.home"}).rooms
     with StandIn(**options, serves=dict(serve) if serve else default_serves()) as standin:
         child = subprocess.Popen(command, env=standin.env)
         # Ctrl-C reaches the child by itself; a handler, unlike SIG_IGN, is not inherited by it.

@@ -165,6 +165,19 @@ def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
     assert config["fallback_providers"][-1] == mine
 
 
+def test_an_older_setups_inline_key_goes_from_the_older_word_too(tmp_path: Path) -> None:
+    """Hermes appends `fallback_model` to the chain. Source: hermes_cli.fallback_config of hermes-agent 0.19.0"""
+    path = tmp_path / "config.yaml"
+    ours = {"provider": "custom", "model": OPUS_4_6, "base_url": DIRECT, "api_key": "old"}
+    theirs = {"provider": "openrouter", "model": OPUS_4_6, "api_key": "theirs"}
+    cases: list[tuple[Any, Any]] = [(ours, []), ([ours, theirs], [theirs]), (theirs, theirs), ([theirs], [theirs])]
+    for given, stays in cases:
+        path.write_text(dump({"fallback_model": given, "theme": "dark"}))
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        config = yaml.safe_load(path.read_text())
+        assert (config["fallback_model"], config["theme"]) == (stays, "dark")
+
+
 def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))

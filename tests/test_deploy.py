@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -237,7 +239,7 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
         ({"VOLUME": "main.default"}, "VOLUME: 'main.default' will not do; expected catalog.schema.volume"),
         ({"VOLUME": "main.default.gone"}, "VOLUME: main.default.gone cannot be used .*does not exist"),
         ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' will not do"),
-        ({"PROFILE": "work"}, "DATABRICKS_CONFIG_PROFILE: 'work' is not in"),
+        ({"PROFILE": "work"}, "PROFILE: 'work' is not in"),
         ({"HOST": "http://x.example"}, "HOST: 'http://x.example' will not do"),
         ({"HOST": "https://x.example", "PROFILE": "work"}, "HOST: it is set, and PROFILE too"),
         ({"DRY": "perhaps"}, "DRY: 'perhaps' will not do"),
@@ -360,6 +362,23 @@ def test_a_volume_is_bound_and_named_to_the_app(door: Door, apps: Apps) -> None:
     apps.calls.clear()
     assert door(VOLUME="main.default.home")[0] == 0
     assert apps.changes == []
+
+
+def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    assert door(SET="HERMES_VOLUME=/Volumes/main/default/home/mine")[0] == 0
+    assert "hermes-volume" in [r["name"] for r in resources(apps)]
+    apps.calls.clear()
+    code, out, _ = door()
+    assert (code, apps.changes) == (0, [])
+    assert 'Volume:    /Volumes/main/default/home/mine as last time; SET="HERMES_VOLUME=" leaves it' in out
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home/mine"
+    code, out, _ = door(SET="HERMES_VOLUME=", DRY="1")
+    assert "Resources: main.default.home (WRITE_VOLUME) would be taken away\n" in out
+    code, out, _ = door(SET="HERMES_VOLUME=")
+    assert "Resources: main.default.home (WRITE_VOLUME) taken away\n" in out
+    assert (app_yaml(apps)["HERMES_VOLUME"], [r["name"] for r in resources(apps)]) == ("", ["hermes-fallback-model"])
+    assert "as last time" not in door()[1]
 
 
 @pytest.mark.parametrize("kind", ["MODEL_SERVICE", "FUNCTION"])
@@ -638,8 +657,34 @@ def test_a_profile_goes_before_the_environment(
     assert "dapi-other" not in {request.token for request in workspace.requests}
 
 
+@pytest.mark.parametrize("name", ["HOST", "DATABRICKS_HOST"])
+def test_a_host_that_is_not_there_is_said_at_once(door: Door, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://adb-1.2.azuredatabricks.nett"
+    for variable in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("DATABRICKS_HOST", url)
+    monkeypatch.setattr(socket, "getaddrinfo", mock := Mock(side_effect=socket.gaierror(-2, "Name or service not known")))
+    code, out, err = door(**({"HOST": url} if name == "HOST" else {}))
+    said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL, and a network that leads there\n"
+    assert (code, out, err) == (1, "", said)
+    assert mock.call_count == 1
+
+
+def test_a_profile_that_is_missing_is_named_as_it_was_chosen(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABRICKS_HOST")
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    (tmp_path / ".databrickscfg").write_text("[home]\nhost = https://x.example\n")
+    assert door()[2].startswith("PROFILE: it is not set; expected a profile of ")
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "work")
+    assert door()[2].startswith("DATABRICKS_CONFIG_PROFILE: 'work' is not in ")
+
+
 def test_a_login_without_a_token_is_said(door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "find_me", lambda client: ME)  # who says who it is logs in with a name and a password
+    # Who says who it is logs in with a name and a password.
+    monkeypatch.setattr(deploy, "find_me", lambda client: ME)
+    monkeypatch.setattr(deploy, "read_manifest", lambda target: deploying.app.Manifest())
     (tmp_path / ".databrickscfg").write_text("[work]\nhost = https://x.example\nusername = me\npassword = p4ssw0rd\n")
     code, _, err = door(PROFILE="work")
     assert (code, err) == (1, "Not logged in with a token (basic): give another PROFILE, or HOST=https://...\n")
@@ -719,6 +764,14 @@ def test_status_says_all_of_it(door: Door, apps: Apps) -> None:
     assert f"App:       hermes of {ME}: ACTIVE (App compute is running.), RUNNING (App is running.)" in out
     assert f"Resources: {OPUS_4_6} (CAN_QUERY)" in out
     assert re.search("Deployed:  SUCCEEDED 2026-.*: App started successfully", out)
+
+
+def test_it_can_be_tried_by_hand_on_the_stand_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.standin", "--apps", "--", sys.executable, "deploy.py", "deploy"]
+    env = os.environ | {"HOME": str(tmp_path), "DEPLOY_VOLUME": "main.default.home", "DEPLOY_DRY": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "main.default.home (WRITE_VOLUME), databricks-claude-opus-4-6 (CAN_QUERY) would be given" in done.stdout
 
 
 @pytest.mark.parametrize(("typed", "deleted"), [("hermes\n", True), ("hermes2\n", False), ("y\n", False), ("", False)])
