@@ -65,13 +65,13 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         print(error, file=sys.stderr)
     except DatabricksError as error:
         print(f"The workspace refused: {brief(error)} ({error.error_code or type(error).__name__}).", file=sys.stderr)
-    except (OSError, ValueError) as error:  # requests' own are OSErrors, and the SDK's TimeoutError after asking again
+    except Exception as error:  # requests' own, the SDK's TimeoutError after asking again, what it makes of an odd answer
         lost = error.__cause__ or error
         if isinstance(error, TimeoutError) or isinstance(lost, requests.RequestException):
             why = why_unreachable(lost) if isinstance(lost, requests.RequestException) else brief(lost)
             print(f"No connection ({why}): run this again, it goes on from there.", file=sys.stderr)
         else:
-            print(f"It failed: {brief(error)}", file=sys.stderr)
+            print(f"It failed: {brief(error)} ({type(error).__name__}).", file=sys.stderr)
     except KeyboardInterrupt:
         print("Stopped: run this again, it goes on from there.", file=sys.stderr)
     return 1

@@ -381,6 +381,16 @@ def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
     assert "as last time" not in door()[1]
 
 
+def test_a_volume_of_a_run_that_was_cut_off_stays_too(door: Door, apps: Apps, clock: None) -> None:
+    apps.volumes.add("main.default.home")
+    apps.fault = lambda call: error(400, "BAD_REQUEST", "no") if b"/utils.py" in call.body else None
+    assert door(VOLUME="main.default.home")[0] == 1
+    assert f"{FOLDER}/utils.py" not in apps.files
+    apps.fault = lambda call: None
+    assert door()[0] == 0
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home"
+
+
 @pytest.mark.parametrize("kind", ["MODEL_SERVICE", "FUNCTION"])
 def test_unity_catalogs_models_are_granted(door: Door, apps: Apps, kind: str) -> None:
     apps.model = kind
@@ -735,6 +745,14 @@ def test_a_host_is_logged_in_with_the_browser(
         assert "Login:     in your browser, unless it was done before" in out
     assert [url.partition("?")[0] for url in opened] == [f"https://{workspace.workspace_host}/oidc/v1/authorize"]
     assert "dapi-other" not in {request.token for request in workspace.requests}
+
+
+@pytest.mark.parametrize("path", ["/scim/v2/Me", "/apps/hermes", "/deployments", "/import"])
+def test_an_odd_answer_is_one_line(door: Door, apps: Apps, path: str) -> None:
+    """What is no object ends in whatever the SDK makes of it."""
+    apps.fault = lambda call: (200, b'"odd"') if call.path.endswith(path) else None
+    code, _, err = door()
+    assert (code, err) == (1, "It failed: 'str' object is not a mapping (TypeError).\n")
 
 
 def test_stopping_it_is_one_line(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
