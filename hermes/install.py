@@ -109,7 +109,6 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap:
         files[source.name] = _hash(ours)
         if there not in (None, ours) and _hash(there) != before.get(source.name):
             print(f"Plugin:    {target} is not ours and stays; remove it to have ours.")
-            files.pop(source.name)
         elif there != ours:
             write_whole(target, ours)
     data = json.dumps({"hosts": hosts, "max_tokens": cap, "models": models, "files": files}, indent=1).encode()
