@@ -193,8 +193,9 @@ def test_an_odd_memory_of_what_was_learnt_stops_nothing(odd: str, env: dict[str,
     assert json.loads(state.read_text()).keys() == {"hosts", "max_tokens", "models", "files"}
 
 
-def test_the_users_own_cap_reaches_the_plugin(env: dict[str, str], home: Path) -> None:
+@pytest.mark.parametrize(("given", "cap"), [("1000", 1000), ("-5", 0), ("0", 0), ("true", 0), ("'9'", 0), ("[]", 0)])
+def test_the_users_own_cap_reaches_the_plugin(env: dict[str, str], home: Path, given: str, cap: int) -> None:
     (home / ".hermes").mkdir()
-    (home / ".hermes" / "config.yaml").write_text("model: {default: m, max_tokens: 1000}\n")
+    (home / ".hermes" / "config.yaml").write_text(f"model: {{default: m, max_tokens: {given}}}\n")
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
-    assert json.loads((home / install.PLUGIN / "learnt.json").read_text())["max_tokens"] == 1000
+    assert json.loads((home / install.PLUGIN / "learnt.json").read_text())["max_tokens"] == cap
