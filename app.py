@@ -12,10 +12,11 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from hermes.settings import SettingError
-from webapp.access import Access, find_owner
-from webapp.keep import Keeper
-from webapp.settings import Settings, read_settings
+from hermes.urls import SettingError
+from webapp.access import Access
+from webapp.keep.keeper import Keeper
+from webapp.owner import find_owner
+from webapp.settings import AppSettings, read_settings
 from webapp.tokens import TokenNews, find_creator, keep_token_fresh, log_in
 
 
@@ -32,10 +33,14 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     with suppress(AttributeError, OSError):  # not on Linux
-        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the client secret from our /proc/<pid>/environ
+        ctypes.CDLL(None).prctl(
+            4, 0
+        )  # PR_SET_DUMPABLE: no terminal may read the client secret from our /proc/<pid>/environ
     try:
         if argv:
-            raise SettingError(f"app.py: {' '.join(argv)[:100]!r} will not do; expected no argument")
+            raise SettingError(
+                f"app.py: {' '.join(argv)[:100]!r} will not do; expected no argument"
+            )
         settings = read_settings(os.environ)
         listening = listen(settings)
     except SettingError as error:
@@ -46,7 +51,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: AppSettings) -> socket.socket:
     """Take the app's port; on a laptop on loopback alone, and on Databricks Apps where its proxy comes from.
 
     Arguments:
@@ -63,10 +68,12 @@ def listen(settings: Settings) -> socket.socket:
         return socket.create_server((host, settings.port), backlog=2048)
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
-        raise SettingError(f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port") from None
+        raise SettingError(
+            f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port"
+        ) from None
 
 
-def serve(settings: Settings, listening: socket.socket) -> None:
+def serve(settings: AppSettings, listening: socket.socket) -> None:
     """Serve the app until a signal ends it.
 
     Arguments:
@@ -80,11 +87,15 @@ def serve(settings: Settings, listening: socket.socket) -> None:
     from fastapi.middleware.gzip import GZipMiddleware
     from nicegui import app, ui
 
-    from webapp.files import Files, OnDemand
+    from webapp.files.transfer import Files, OnDemand
     from webapp.page import Window
     from webapp.sessions import Sessions
 
-    sessions, owner, creator = Sessions(settings, keeper), [settings.owner], partial(find_creator, settings)
+    sessions, owner, creator = (
+        Sessions(settings, keeper),
+        [settings.owner],
+        partial(find_creator, settings),
+    )
     news = TokenNews()
 
     async def end() -> None:
@@ -106,7 +117,9 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         favicon="☿",
         dark=True,
         tailwind=False,
-        gzip_middleware_factory=partial(GZipMiddleware, compresslevel=4),  # a third of the time for 5 % more bytes
+        gzip_middleware_factory=partial(
+            GZipMiddleware, compresslevel=4
+        ),  # a third of the time for 5 % more bytes
         message_history_length=20,
         show_welcome_message=False,
     )
@@ -116,9 +129,14 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         fresh = partial(keep_token_fresh, settings.config, partial(log_in, settings), news=news)
         threading.Thread(target=fresh, daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
-    guarded = Access(Files(whole, settings.home / "projects"), (lambda: owner[-1]) if settings.name else None)
+    guarded = Access(
+        Files(whole, settings.home / "projects"), (lambda: owner[-1]) if settings.name else None
+    )
     print(
-        f"Hermes is on port {settings.port}." if settings.name else f"Hermes is at http://localhost:{settings.port}", flush=True
+        f"Hermes is on port {settings.port}."
+        if settings.name
+        else f"Hermes is at http://localhost:{settings.port}",
+        flush=True,
     )
     config = uvicorn.Config(
         guarded,

@@ -24,13 +24,39 @@ import requests
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.apps import App
 
-from deploying.app import DeployError, Target, brief, deploy, find_app, is_mine, make_app, read_manifest, say, upload
-from deploying.grants import describe, endpoint_resources, give_resources, grant_models, volume_resource
-from deploying.settings import check_settings, check_volume, find_me, log_in, read_files, read_set, read_volume
+from deploying.app import (
+    DeployError,
+    Target,
+    brief,
+    deploy,
+    find_app,
+    is_mine,
+    make_app,
+    read_manifest,
+    say,
+    upload,
+)
+from deploying.grants import (
+    describe,
+    endpoint_resources,
+    give_resources,
+    grant_models,
+    volume_resource,
+)
+from deploying.settings import (
+    check_settings,
+    check_volume,
+    find_me,
+    log_in,
+    read_files,
+    read_set,
+    read_volume,
+)
 from hermes.proof import Prover
-from hermes.routes import choose_routes, chosen, table, verdict
-from hermes.settings import SettingError, Settings, read_flag
-from utils import why_unreachable
+from hermes.report import chosen, table, verdict
+from hermes.routes import choose_routes
+from hermes.settings import HermesSettings, read_flag
+from hermes.urls import SettingError, why_unreachable
 
 ROOT = Path(__file__).resolve().parent
 
@@ -50,10 +76,16 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         print(__doc__)
         return 0 if argv in (["-h"], ["--help"]) else 2
     try:
-        asked = {name.removeprefix("DEPLOY_"): value.strip() for name, value in env.items() if name.startswith("DEPLOY_")}
+        asked = {
+            name.removeprefix("DEPLOY_"): value.strip()
+            for name, value in env.items()
+            if name.startswith("DEPLOY_")
+        }
         name = asked.get("APP") or "hermes"
         if not re.fullmatch("[a-z0-9-]{2,30}", name):
-            raise SettingError(f"APP: {name[:100]!r} will not do; expected 2 to 30 lower-case letters, digits and hyphens")
+            raise SettingError(
+                f"APP: {name[:100]!r} will not do; expected 2 to 30 lower-case letters, digits and hyphens"
+            )
         given = read_set(asked.get("SET", ""), ROOT) | read_volume(asked.get("VOLUME", ""))
         client = log_in(env, asked)
         target = Target(client, name, find_me(client), _is_on(asked, "DRY"))
@@ -64,11 +96,18 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     except DeployError as error:
         print(error, file=sys.stderr)
     except DatabricksError as error:
-        print(f"The workspace refused: {brief(error)} ({error.error_code or type(error).__name__}).", file=sys.stderr)
+        print(
+            f"The workspace refused: {brief(error)} ({error.error_code or type(error).__name__}).",
+            file=sys.stderr,
+        )
     except Exception as error:  # requests' own, the SDK's TimeoutError after asking again, what it makes of an odd answer
         lost = error.__cause__ or error
         if isinstance(error, TimeoutError) or isinstance(lost, requests.RequestException):
-            why = why_unreachable(lost) if isinstance(lost, requests.RequestException) else brief(lost)
+            why = (
+                why_unreachable(lost)
+                if isinstance(lost, requests.RequestException)
+                else brief(lost)
+            )
             print(f"No connection ({why}): run this again, it goes on from there.", file=sys.stderr)
         else:
             print(f"It failed: {brief(error)} ({type(error).__name__}).", file=sys.stderr)
@@ -80,7 +119,9 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) -> int:
     """Bring everything up to date."""
     force, old = _is_on(asked, "FORCE"), read_manifest(target)
-    if old.volume and "HERMES_VOLUME" not in given:  # what is kept there is not to be lost for a setting forgotten
+    if (
+        old.volume and "HERMES_VOLUME" not in given
+    ):  # what is kept there is not to be lost for a setting forgotten
         given = given | {"HERMES_VOLUME": old.volume}
         say("Volume", f'{old.volume} as last time; SET="HERMES_VOLUME=" leaves it')
     volume = given.get("HERMES_VOLUME", "")
@@ -92,7 +133,9 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
         return 1
     app = find_app(target)
     if app and not is_mine(target, app) and not force:
-        raise DeployError(f"APP: {target.name!r} is the app of {app.creator}; expected a name of your own, or FORCE=1")
+        raise DeployError(
+            f"APP: {target.name!r} is the app of {app.creator}; expected a name of your own, or FORCE=1"
+        )
     if volume:
         check_volume(target.client, volume)
     resources = [volume_resource(volume)] if volume else []
@@ -106,13 +149,16 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
     return 0
 
 
-def prove(settings: Settings) -> bool:
+def prove(settings: HermesSettings) -> bool:
     """Ask the routes for the models, as `setup_hermes.py --check` does, and say what the app will use."""
     prover = Prover(settings.token)
     routes = choose_routes(settings, prover)
     served = prover.serves(routes.primary, settings.model)
     if not served:
-        print(f"{table(settings, prover.answers)}\nNot served: {verdict(settings, prover)}", file=sys.stderr)
+        print(
+            f"{table(settings, prover.answers)}\nNot served: {verdict(settings, prover)}",
+            file=sys.stderr,
+        )
         return False
     print(*chosen(settings, routes, prover), sep="\n", flush=True)
     return True
@@ -122,9 +168,14 @@ def show_status(target: Target, asked: Mapping[str, str], given: dict[str, str])
     """Say how the app is."""
     app = _find(target)
     parts = [part for part in (app.compute_status, app.app_status) if part and part.state]
-    say("App", f"{app.name} of {app.creator}: {', '.join(f'{p.state.value} ({p.message})' for p in parts if p.state)}")
+    say(
+        "App",
+        f"{app.name} of {app.creator}: {', '.join(f'{p.state.value} ({p.message})' for p in parts if p.state)}",
+    )
     say("Resources", ", ".join(map(describe, app.resources or [])) or "none")
-    deployments = sorted(target.client.apps.list_deployments(app.name), key=lambda made: made.create_time or "")
+    deployments = sorted(
+        target.client.apps.list_deployments(app.name), key=lambda made: made.create_time or ""
+    )
     if deployments and (status := deployments[-1].status) and status.state:
         say("Deployed", f"{status.state.value} {deployments[-1].create_time}: {status.message}")
     else:
@@ -160,5 +211,7 @@ def _is_on(asked: Mapping[str, str], name: str) -> bool:
 
 
 if __name__ == "__main__":
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # in step with stderr where both go to one pipe
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(
+        line_buffering=True
+    )  # in step with stderr where both go to one pipe
     sys.exit(main(sys.argv[1:], os.environ))

@@ -27,8 +27,10 @@ from hermes.install import (
     read_learnt,
 )
 from hermes.proof import Prover
-from hermes.routes import choose_routes, chosen, table, verdict
-from hermes.settings import SettingError, Settings, read_flag, read_settings
+from hermes.report import chosen, table, verdict
+from hermes.routes import choose_routes
+from hermes.settings import HermesSettings, read_flag, read_settings
+from hermes.urls import SettingError
 
 __all__ = ["main", "refresh_token"]  # CODA's token rotator finds `refresh_token` here
 
@@ -48,7 +50,9 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         return 0
     try:
         if argv not in ([], ["--check"]):
-            raise SettingError(f"setup_hermes.py: {' '.join(argv)[:100]!r} will not do; expected no argument or --check")
+            raise SettingError(
+                f"setup_hermes.py: {' '.join(argv)[:100]!r} will not do; expected no argument or --check"
+            )
         if not read_flag(env, "ENABLE_HERMES"):
             print("Hermes is turned off (ENABLE_HERMES); nothing was touched.")
             return 0
@@ -62,20 +66,24 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         return 1
 
 
-def _setup(settings: Settings) -> int:
+def _setup(settings: HermesSettings) -> int:
     """Install Hermes and write its config."""
     if not install_hermes(settings.home, settings.package):
         return 1
     compile_hermes(settings.home)
     prepare_home(settings.home, Path(__file__).resolve().parent)
     if not settings.token:
-        print("No Databricks token yet: Hermes is installed, its config follows once a token is there.")
+        print(
+            "No Databricks token yet: Hermes is installed, its config follows once a token is there."
+        )
         return 0
     learnt = read_learnt(settings.home)
     prover = Prover(settings.token, learnt) if settings.prove else None
     routes = choose_routes(settings, prover)
     print(settings.origin or f"Workspace: {settings.host}")
-    print(f"Gateway:   {f'{settings.gateway} ({settings.gateway_origin})' if settings.gateway else 'none that answers'}")
+    print(
+        f"Gateway:   {f'{settings.gateway} ({settings.gateway_origin})' if settings.gateway else 'none that answers'}"
+    )
     print(*chosen(settings, routes, prover), sep="\n")
     settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
     if prover:
@@ -86,11 +94,14 @@ def _setup(settings: Settings) -> int:
     hosts = [host] if (host := urlsplit(settings.gateway).hostname) else []
     install_plugin(settings.home, hosts, prover.learnt if prover else learnt, own_cap(path))
     if prover and not served:
-        print(f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}", file=sys.stderr)
+        print(
+            f"{table(settings, prover.answers)}\nWarning: {verdict(settings, prover)}",
+            file=sys.stderr,
+        )
     return 0
 
 
-def _check(settings: Settings) -> int:
+def _check(settings: HermesSettings) -> int:
     """Prove the routes and print what they said; writes nothing."""
     if not settings.token:
         print("No Databricks token: set DATABRICKS_TOKEN, or log in with the Databricks CLI.")
@@ -108,5 +119,7 @@ def _check(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # in step with stderr where both go to one pipe
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(
+        line_buffering=True
+    )  # in step with stderr where both go to one pipe
     sys.exit(main(sys.argv[1:], os.environ))

@@ -109,20 +109,28 @@ def make_app(target: Target, app: App | None) -> App | None:
         return None
     if app is None:
         try:
-            target.client.apps.create(App(target.name, description="Hermes Agent in its owner's browser"))
+            target.client.apps.create(
+                App(target.name, description="Hermes Agent in its owner's browser")
+            )
         except PermissionDenied as error:
-            raise DeployError(f"You may not create apps in this workspace ({brief(error)}): its admin can allow it.") from None
+            raise DeployError(
+                f"You may not create apps in this workspace ({brief(error)}): its admin can allow it."
+            ) from None
         except ResourceConflict as error:
             # Ours after all, where the connection was lost before the answer.
             if (found := find_app(target)) is None or not is_mine(target, found):
                 raise _taken(target, error) from None
         except (DatabricksError, TimeoutError) as error:
             if refused := _over_quota(error):
-                raise DeployError(f"No room for another app ({refused}): `make undeploy APP=...`, or ask an admin.") from None
+                raise DeployError(
+                    f"No room for another app ({refused}): `make undeploy APP=...`, or ask an admin."
+                ) from None
             raise
         say("App", f"{target.name} created")
     elif (state := _state(app.compute_status)[0]) == "DELETING":
-        raise DeployError(f"{target.name} is being deleted: run this again when it is gone, or choose another APP.")
+        raise DeployError(
+            f"{target.name} is being deleted: run this again when it is gone, or choose another APP."
+        )
     elif state == "ACTIVE":
         say("App", f"{target.name} is there")
     else:
@@ -143,9 +151,15 @@ def _taken(target: Target, error: Exception) -> DeployError:
 
 def _over_quota(error: Exception) -> str:
     """What the service says of a limit that is reached; "" where that is not the matter."""
-    cause = error.__cause__ if isinstance(error, TimeoutError) else error  # the SDK asks again after HTTP 429
+    cause = (
+        error.__cause__ if isinstance(error, TimeoutError) else error
+    )  # the SDK asks again after HTTP 429
     code = str(getattr(cause, "error_code", "") or "")
-    return brief(cause) if isinstance(cause, Exception) and any(w in code for w in ("EXHAUSTED", "QUOTA", "LIMIT")) else ""
+    return (
+        brief(cause)
+        if isinstance(cause, Exception) and any(w in code for w in ("EXHAUSTED", "QUOTA", "LIMIT"))
+        else ""
+    )
 
 
 def _state(status: Any) -> tuple[str, str]:
@@ -169,14 +183,18 @@ def _bring_up(target: Target) -> App:
     if state != "ACTIVE":
         state, message = wait("App", look, {"ACTIVE", "ERROR", "STOPPED"})
         if state != "ACTIVE":
-            raise DeployError(f"{name} does not start ({state}: {message}). Its page: {target.page}")
+            raise DeployError(
+                f"{name} does not start ({state}: {message}). Its page: {target.page}"
+            )
     return apps.get(name)
 
 
 # --- What it runs ---------------------------------------------------------------------------------------------------------
 
 
-def upload(target: Target, files: dict[str, bytes], given: Mapping[str, str], old: Manifest) -> Manifest:
+def upload(
+    target: Target, files: dict[str, bytes], given: Mapping[str, str], old: Manifest
+) -> Manifest:
     """Bring the app's folder up to date: what has changed is sent, files of ours that are gone are deleted, others stay.
 
     Arguments:
@@ -203,14 +221,19 @@ def upload(target: Target, files: dict[str, bytes], given: Mapping[str, str], ol
         for place in sorted({str(PurePosixPath(folder, name).parent) for name in files}):
             workspace.mkdirs(place)
         # What is on its way counts as unknown until it is there, so that the next run mends what is cut off.
-        write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), old.given, new.volume))
+        write_manifest(
+            target, Manifest(old.files | dict.fromkeys(changed, ""), old.given, new.volume)
+        )
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: _send(target, name, files[name]), changed))
         for name in gone:
             with suppress(NotFound):
                 workspace.delete(f"{folder}/{name}")
         write_manifest(target, new)
-    say("Files", f"{len(changed)} of {len(files)} {target.done('uploaded')} to {folder}: {_few(changed)}")
+    say(
+        "Files",
+        f"{len(changed)} of {len(files)} {target.done('uploaded')} to {folder}: {_few(changed)}",
+    )
     if gone:
         say("Files", f"{_few(gone)} {target.done('deleted')}")
     return new
@@ -219,11 +242,22 @@ def upload(target: Target, files: dict[str, bytes], given: Mapping[str, str], ol
 def read_manifest(target: Target) -> Manifest:
     """What was uploaded before; nothing where that cannot be read."""
     try:
-        with target.client.workspace.download(f"{target.folder}/{MANIFEST}", format=ExportFormat.AUTO) as file:
+        with target.client.workspace.download(
+            f"{target.folder}/{MANIFEST}", format=ExportFormat.AUTO
+        ) as file:
             found = json.loads(file.read())
         files = {str(name): str(digest) for name, digest in found["files"].items()}
-        inside = {name: digest for name, digest in files.items() if ".." not in name and not name.startswith("/")}
-        return Manifest(inside, [str(name) for name in found["given"]], str(found["volume"]), str(found["deployment"]))
+        inside = {
+            name: digest
+            for name, digest in files.items()
+            if ".." not in name and not name.startswith("/")
+        }
+        return Manifest(
+            inside,
+            [str(name) for name in found["given"]],
+            str(found["volume"]),
+            str(found["deployment"]),
+        )
     except (NotFound, ValueError, LookupError, TypeError, AttributeError):
         return Manifest()
 
@@ -234,7 +268,9 @@ def write_manifest(target: Target, manifest: Manifest) -> None:
 
 
 def _send(target: Target, name: str, content: bytes) -> None:
-    target.client.workspace.upload(f"{target.folder}/{name}", content, format=ImportFormat.AUTO, overwrite=True)
+    target.client.workspace.upload(
+        f"{target.folder}/{name}", content, format=ImportFormat.AUTO, overwrite=True
+    )
 
 
 def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
@@ -244,10 +280,16 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
         DeployError: where the deployment fails, or the app does not run.
     """
     if app is None or target.dry:
-        same = app and _is_of(app.active_deployment, manifest) and _state(app.app_status)[0] == "RUNNING"
+        same = (
+            app
+            and _is_of(app.active_deployment, manifest)
+            and _state(app.app_status)[0] == "RUNNING"
+        )
         say("Deployed", "unchanged" if same else "would be")
         return
-    if pending := app.pending_deployment:  # cut off from it, or somebody else's: only one can be under way
+    if (
+        pending := app.pending_deployment
+    ):  # cut off from it, or somebody else's: only one can be under way
         _follow(target, pending)
         app = target.client.apps.get(target.name)
     active = app.active_deployment
@@ -255,7 +297,10 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
         say("Deployed", f"unchanged since {active and active.create_time}")
     else:
         made = cast(
-            AppDeployment, target.client.apps.deploy(target.name, AppDeployment(source_code_path=target.folder)).response
+            AppDeployment,
+            target.client.apps.deploy(
+                target.name, AppDeployment(source_code_path=target.folder)
+            ).response,
         )
         write_manifest(target, replace(manifest, deployment=made.deployment_id or ""))
         state, message = _follow(target, made)
@@ -270,18 +315,26 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
     if state != "RUNNING":
         state, message = wait("App", look, {"RUNNING", "CRASHED"})
     if state != "RUNNING":
-        raise DeployError(f"{target.name} does not run ({state}: {message}). Its logs: {target.page}")
+        raise DeployError(
+            f"{target.name} does not run ({state}: {message}). Its logs: {target.page}"
+        )
 
 
 def _is_of(deployment: AppDeployment | None, manifest: Manifest) -> bool:
-    if deployment is None or deployment.deployment_id != manifest.deployment or deployment.status is None:
+    if (
+        deployment is None
+        or deployment.deployment_id != manifest.deployment
+        or deployment.status is None
+    ):
         return False
     return deployment.status.state == AppDeploymentState.SUCCEEDED
 
 
 def _follow(target: Target, deployment: AppDeployment) -> tuple[str, str]:
     def look() -> tuple[str, str]:
-        return _state(target.client.apps.get_deployment(target.name, deployment.deployment_id or "").status)
+        return _state(
+            target.client.apps.get_deployment(target.name, deployment.deployment_id or "").status
+        )
 
     return wait("Deploying", look, {state.value for state in AppDeploymentState} - {"IN_PROGRESS"})
 
@@ -315,7 +368,9 @@ def wait(label: str, look: Callable[[], tuple[str, str]], ends: Collection[str])
             if state in ends:
                 return state, message
             if seconds > LONGEST:
-                raise DeployError(f"Still {state} after {seconds / 60:.0f} minutes: run this again, it goes on from there.")
+                raise DeployError(
+                    f"Still {state} after {seconds / 60:.0f} minutes: run this again, it goes on from there."
+                )
             last = state
             time.sleep(POLL)
     finally:
@@ -325,7 +380,10 @@ def wait(label: str, look: Callable[[], tuple[str, str]], ends: Collection[str])
 
 def brief(error: BaseException) -> str:
     """An error's message on one short line, without what the SDK adds of its own settings."""
-    return " ".join(str(error).split(". Config:")[0].split())[:240].removesuffix(".") or type(error).__name__
+    return (
+        " ".join(str(error).split(". Config:")[0].split())[:240].removesuffix(".")
+        or type(error).__name__
+    )
 
 
 def _few(names: list[str]) -> str:

@@ -22,7 +22,11 @@ from databricks.sdk.service.catalog import PermissionsChange, Privilege
 
 from deploying.app import Target, brief, say
 
-MODEL, FALLBACK, VOLUME = "hermes-model", "hermes-fallback-model", "hermes-volume"  # our resources' names
+MODEL, FALLBACK, VOLUME = (
+    "hermes-model",
+    "hermes-fallback-model",
+    "hermes-volume",
+)  # our resources' names
 # What the service fills in; all the rest of an app is sent with an update, which clears what is left out.
 # Source: databricks.sdk.service.apps.App and AppsAPI.update
 FILLED_IN = re.compile(
@@ -43,14 +47,24 @@ def endpoint_resources(client: WorkspaceClient, models: Collection[str]) -> list
     keys = dict(zip(models, (MODEL, FALLBACK), strict=False))
     for model in keys:
         if model not in there and not model.startswith("system.ai."):
-            say("Resources", f"{model} is no serving endpoint of this workspace: its AI Gateway says who may use it")
-    return [AppResource(keys[m], serving_endpoint=AppResourceServingEndpoint(m, query)) for m in keys if m in there]
+            say(
+                "Resources",
+                f"{model} is no serving endpoint of this workspace: its AI Gateway says who may use it",
+            )
+    return [
+        AppResource(keys[m], serving_endpoint=AppResourceServingEndpoint(m, query))
+        for m in keys
+        if m in there
+    ]
 
 
 def volume_resource(path: str) -> AppResource:
     """The resource that lets an app write to a volume, which is `/Volumes/catalog/schema/volume`, or to a folder of it."""
     volume = ".".join(path.split("/")[2:5])
-    kind, write = AppResourceUcSecurableUcSecurableType.VOLUME, AppResourceUcSecurableUcSecurablePermission.WRITE_VOLUME
+    kind, write = (
+        AppResourceUcSecurableUcSecurableType.VOLUME,
+        AppResourceUcSecurableUcSecurablePermission.WRITE_VOLUME,
+    )
     return AppResource(VOLUME, uc_securable=AppResourceUcSecurable(volume, kind, write))
 
 
@@ -71,21 +85,32 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
     lost = [describe(r) for name, r in before.items() if name not in after]
     if app and not target.dry:
         try:
-            whole = {name: value for name, value in vars(app).items() if not FILLED_IN.fullmatch(name)}
+            whole = {
+                name: value for name, value in vars(app).items() if not FILLED_IN.fullmatch(name)
+            }
             target.client.apps.update(app.name, App(**whole | {"resources": [*kept, *ours]}))
         except DatabricksError as error:
             refused = f"refused ({brief(error)}): who manages {what} can give it to {app.service_principal_name or app.name}"
             say("Resources", f"{refused}, or the first chat may be a 403")
             return
     done = [(new, "given"), (lost, "taken away")]
-    say("Resources", "; ".join(f"{', '.join(names)} {target.done(word)}" for names, word in done if names))
+    say(
+        "Resources",
+        "; ".join(f"{', '.join(names)} {target.done(word)}" for names, word in done if names),
+    )
 
 
 def describe(resource: AppResource) -> str:
     """A resource in a few words: what, and what for."""
     given = {key: value for key, value in resource.as_dict().items() if isinstance(value, dict)}
     kind, value = next(iter(given.items()), ("", {}))
-    name = value.get("name") or value.get("securable_full_name") or value.get("id") or value.get("key") or resource.name
+    name = (
+        value.get("name")
+        or value.get("securable_full_name")
+        or value.get("id")
+        or value.get("key")
+        or resource.name
+    )
     return f"{name} ({value.get('permission') or kind})"
 
 
@@ -112,7 +137,13 @@ def grant_models(target: Target, app: App | None, models: Collection[str]) -> No
     rights += [Right(kinds, model, Privilege.EXECUTE, sql) for model in named]
     missing = [right for right in rights if not (who and _granted(target.client, who, right))]
     refused = [right for right in missing if not (target.dry or _grant(target.client, who, right))]
-    state = "refused; an admin can give them with" if refused else target.done("given") if missing else "given (unchanged)"
+    state = (
+        "refused; an admin can give them with"
+        if refused
+        else target.done("given")
+        if missing
+        else "given (unchanged)"
+    )
     say("Grants", f"USE CATALOG, USE SCHEMA, EXECUTE for {', '.join(named)}: {state}")
     for sql in dict.fromkeys(right.sql for right in refused):
         print(f"  GRANT {sql} TO `{who}`;")
@@ -132,8 +163,13 @@ def _granted(client: WorkspaceClient, who: str, right: Right) -> bool:
     for kind in right.kinds:
         # Where it is not ours to read, or of another kind, asking for it will tell.
         with suppress(DatabricksError):
-            found = client.grants.get_effective(kind, right.name, principal=who).privilege_assignments or []
-            if any(held.privilege == right.privilege for one in found for held in one.privileges or []):
+            found = (
+                client.grants.get_effective(kind, right.name, principal=who).privilege_assignments
+                or []
+            )
+            if any(
+                held.privilege == right.privilege for one in found for held in one.privileges or []
+            ):
                 return True
     return False
 
@@ -141,6 +177,8 @@ def _granted(client: WorkspaceClient, who: str, right: Right) -> bool:
 def _grant(client: WorkspaceClient, who: str, right: Right) -> bool:
     for kind in right.kinds:
         with suppress(DatabricksError):
-            client.grants.update(kind, right.name, changes=[PermissionsChange(add=[right.privilege], principal=who)])
+            client.grants.update(
+                kind, right.name, changes=[PermissionsChange(add=[right.privilege], principal=who)]
+            )
             return True
     return False

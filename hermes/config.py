@@ -19,10 +19,19 @@ from typing import IO, Any, cast
 
 import yaml
 
-from hermes.merge import Config, as_list, is_our_name, merge_config, model_url, name_of, routes_here, url_of
+from hermes.merge import (
+    Config,
+    as_list,
+    is_our_name,
+    merge_config,
+    model_url,
+    name_of,
+    routes_here,
+    url_of,
+)
 from hermes.routes import Routes
-from hermes.settings import Settings
-from utils import as_dict, cloud_of
+from hermes.settings import HermesSettings
+from hermes.urls import as_dict, cloud_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +40,9 @@ _MANAGED = ("model", "custom_providers", "fallback_providers", "providers", "mcp
 Ours = Callable[[object, object], bool]  # of a provider's name and URL
 
 
-def write_config(path: Path, settings: Settings, routes: Routes, proved: bool | None = None) -> str:
+def write_config(
+    path: Path, settings: HermesSettings, routes: Routes, proved: bool | None = None
+) -> str:
     """Bring Hermes's config up to date.
 
     Arguments:
@@ -54,12 +65,22 @@ def write_config(path: Path, settings: Settings, routes: Routes, proved: bool | 
         here = routes_here(settings, routes, written)
         if not problem:
             # The keys first, in place: after a mere rotation nothing else changes.
-            before = text = _with_key(text, existing, settings.token, lambda name, url: is_our_name(name) and url in here)
+            before = text = _with_key(
+                text, existing, settings.token, lambda name, url: is_our_name(name) and url in here
+            )
             existing = yaml.safe_load(text) or {}
-        known = written and model_url(existing) in {*here, *as_dict(written.get("providers")).values()}
+        known = written and model_url(existing) in {
+            *here,
+            *as_dict(written.get("providers")).values(),
+        }
         merged, remembered = merge_config(existing, settings, routes, written)
         text = dump(merged) if problem else _render(text, existing, merged, settings.token)
-        why = problem or ("was not ours" if existing and not known else "") or (existing and _lost(before, text)) or ""
+        why = (
+            problem
+            or ("was not ours" if existing and not known else "")
+            or (existing and _lost(before, text))
+            or ""
+        )
         note = _replace(path, raw, text, why)
         path.chmod(0o600)
         memory.seek(0)
@@ -125,7 +146,9 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
 
 def dump(config: object) -> str:
     """YAML in block style: keys of `model` and of list entries stand two spaces deep, where CODA's token rotator looks."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
+    return yaml.safe_dump(
+        config, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20
+    )
 
 
 def _parse_config(raw: bytes) -> tuple[Config, str]:
@@ -141,7 +164,11 @@ def _parse_config(raw: bytes) -> tuple[Config, str]:
         return {}, ""
     if not isinstance(config, dict):
         return {}, f"holds a {type(config).__name__}, not a mapping"
-    for key, kinds in (("model", (dict, str)), ("custom_providers", list), ("fallback_providers", (list, dict))):
+    for key, kinds in (
+        ("model", (dict, str)),
+        ("custom_providers", list),
+        ("fallback_providers", (list, dict)),
+    ):
         if config.get(key) is not None and not isinstance(config[key], kinds):
             return config, f"has a {key} that Hermes does not understand"
     return config, ""
@@ -153,7 +180,9 @@ def _render(text: str, old: Config, new: Config, token: str = "") -> str:
     A block of ours that has the token where CODA's rotator does not look is written anew: Hermes itself indents lists deeper.
     """
     if not old:
-        comments_only = all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines())
+        comments_only = all(
+            line.lstrip().startswith("#") or not line.strip() for line in text.splitlines()
+        )
         return (text if comments_only else "") + dump(new)
     try:
         starts = [key.start_mark.index for key, _ in _compose(text).value]
@@ -163,7 +192,9 @@ def _render(text: str, old: Config, new: Config, token: str = "") -> str:
         for key, start, end in zip(old, starts, [*starts[1:], len(text)], strict=True):
             block = text[start:end]
             lines = block.split("\n")
-            astray = key in _MANAGED and any(token in line and not line.startswith("  api_key: ") for line in lines if token)
+            astray = key in _MANAGED and any(
+                token in line and not line.startswith("  api_key: ") for line in lines if token
+            )
             # Dumps are compared, not values: a few aliases can stand for more than can be compared, or for themselves.
             if astray or dump(old[key]) != dump(new[key]):
                 last = len(lines)
@@ -182,21 +213,32 @@ def _with_key(text: str, config: Config, token: str, ours: Ours) -> str:
     """Replace our keys in a text; all else stays, but YAML too odd for that (anchors, lines) is written anew, as it means."""
 
     def fresh(entry: Any) -> Any:
-        return {**entry, "api_key": token} if isinstance(entry, dict) and ours(name_of(entry), url_of(entry)) else entry
+        return (
+            {**entry, "api_key": token}
+            if isinstance(entry, dict) and ours(name_of(entry), url_of(entry))
+            else entry
+        )
 
     new = dict(config)
     if isinstance(listed := config.get("custom_providers"), list):
         new["custom_providers"] = [fresh(entry) for entry in listed]
     if isinstance(moved := config.get("providers"), dict):
-        new["providers"] = {k: {**e, "api_key": token} if ours(k, url_of(e)) else e for k, e in moved.items()}
-    entries = [*as_list(config.get("custom_providers")), *({"name": k, **as_dict(e)} for k, e in as_dict(moved).items())]
+        new["providers"] = {
+            k: {**e, "api_key": token} if ours(k, url_of(e)) else e for k, e in moved.items()
+        }
+    entries = [
+        *as_list(config.get("custom_providers")),
+        *({"name": k, **as_dict(e)} for k, e in as_dict(moved).items()),
+    ]
     urls = [url_of(e) for e in entries if ours(name_of(e), url_of(e))]
     if model_url(config) in urls and model_url(config):
         new["model"] = {**config["model"], "api_key": token}
     if dump(new) == dump(config):
         return text
     spliced, scalar = text, dump([token])[2:].rstrip("\n")
-    for key in sorted(set(_changed(_compose(text), config, new)), key=lambda node: -node.start_mark.index):
+    for key in sorted(
+        set(_changed(_compose(text), config, new)), key=lambda node: -node.start_mark.index
+    ):
         if key.value != token:
             spliced = spliced[: key.start_mark.index] + scalar + spliced[key.end_mark.index :]
     try:
@@ -231,7 +273,11 @@ def _lost(old: str, new: str) -> str:
     for line in old.splitlines():
         if re.match(r"[^\s#-]", line):
             block = line.partition(":")[0]
-        if line.strip() and line not in kept and (re.search("[#&*]", line) or block not in _MANAGED):
+        if (
+            line.strip()
+            and line not in kept
+            and (re.search("[#&*]", line) or block not in _MANAGED)
+        ):
             return "had lines that had to go"
     return ""
 
@@ -241,7 +287,11 @@ def _locked(path: Path) -> Iterator[IO[str]]:
     """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone."""
     real = path.resolve()
     # Neither emptied nor appended to when it is opened: only who holds the lock may change it.
-    with open(real.with_name(f".{real.name}.setup"), "r+", opener=lambda p, f: os.open(p, f | os.O_CREAT, 0o600)) as memory:
+    with open(
+        real.with_name(f".{real.name}.setup"),
+        "r+",
+        opener=lambda p, f: os.open(p, f | os.O_CREAT, 0o600),
+    ) as memory:
         fcntl.flock(memory, fcntl.LOCK_EX)
         for leftover in real.parent.glob(f".{real.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -255,7 +305,9 @@ def _recall(memory: IO[str]) -> Config:
         written = as_dict(json.load(memory))
     except (ValueError, RecursionError):
         return {}
-    providers = {name: url for name, url in as_dict(written.get("providers")).items() if isinstance(url, str)}
+    providers = {
+        name: url for name, url in as_dict(written.get("providers")).items() if isinstance(url, str)
+    }
     return {**written, "providers": providers} if written else {}
 
 

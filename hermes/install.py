@@ -18,7 +18,8 @@ from typing import Any
 from hermes import provider
 from hermes.config import write_whole
 from hermes.settings import HERMES, MCP_DEFAULTS
-from utils import adapt_instructions_file, as_dict, unreachable
+from hermes.urls import as_dict, unreachable
+from utils import adapt_instructions_file
 
 NULL = subprocess.DEVNULL
 PLUGIN, LEARNT = ".hermes/plugins/model-providers/databricks", "learnt.json"
@@ -39,11 +40,20 @@ def install_hermes(home: Path, package: str) -> bool:
     if binary.exists():
         print(f"Hermes:    {binary}")
         if package != HERMES:
-            print(f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {binary}, and run this again.")
+            print(
+                f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {binary}, and run this again."
+            )
         return True
-    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else [shutil.which("uv") or ""]
+    uv = (
+        [sys.executable, "-m", "uv"]
+        if importlib.util.find_spec("uv")
+        else [shutil.which("uv") or ""]
+    )
     if not uv[-1]:
-        print("Hermes cannot be installed: uv is missing; `pip install uv` brings it.", file=sys.stderr)
+        print(
+            "Hermes cannot be installed: uv is missing; `pip install uv` brings it.",
+            file=sys.stderr,
+        )
         return False
     print(f"Hermes:    installing {package} ...", flush=True)
     quiet = [] if sys.stderr.isatty() else ["--quiet"]  # it takes long: a person sees how far it is
@@ -51,7 +61,10 @@ def install_hermes(home: Path, package: str) -> bool:
     env = os.environ | {"HOME": str(home), "UV_TOOL_BIN_DIR": str(binary.parent)}
     done = subprocess.run(command, env=env, check=False)
     if done.returncode != 0 or not binary.exists():
-        print(f"Hermes could not be installed (uv ended with {done.returncode}); uv's own words are above.", file=sys.stderr)
+        print(
+            f"Hermes could not be installed (uv ended with {done.returncode}); uv's own words are above.",
+            file=sys.stderr,
+        )
         return False
     print(f"Hermes:    {binary}")
     return True
@@ -71,7 +84,9 @@ def compile_hermes(home: Path) -> None:
         if not any(packages.glob("__pycache__/cli.*.pyc")):
             command = ["nice", str(python), "-m", "compileall", "-q", "-j", "0", str(packages)]
             with contextlib.suppress(OSError):
-                subprocess.Popen(command, stdin=NULL, stdout=NULL, stderr=NULL, start_new_session=True, env={})
+                subprocess.Popen(
+                    command, stdin=NULL, stdout=NULL, stderr=NULL, start_new_session=True, env={}
+                )
 
 
 def read_learnt(home: Path) -> dict[str, Any]:
@@ -84,7 +99,10 @@ def read_learnt(home: Path) -> dict[str, Any]:
         By model and base URL what that endpoint takes; {} where nothing can be read.
     """
     models = as_dict(_read_state(home).get("models"))
-    return {model: {url: as_dict(facts) for url, facts in as_dict(routes).items()} for model, routes in models.items()}
+    return {
+        model: {url: as_dict(facts) for url, facts in as_dict(routes).items()}
+        for model, routes in models.items()
+    }
 
 
 def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap: int = 0) -> None:
@@ -111,7 +129,9 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap:
             print(f"Plugin:    {target} is not ours and stays; remove it to have ours.")
         elif there != ours:
             write_whole(target, ours)
-    data = json.dumps({"hosts": hosts, "max_tokens": cap, "models": models, "files": files}, indent=1).encode()
+    data = json.dumps(
+        {"hosts": hosts, "max_tokens": cap, "models": models, "files": files}, indent=1
+    ).encode()
     if not (folder / LEARNT).exists() or (folder / LEARNT).read_bytes() != data:
         write_whole(folder / LEARNT, data)
 
@@ -158,7 +178,9 @@ def answering_servers(servers: dict[str, str]) -> dict[str, str]:
     """
     asked = [name for name, (_, url) in MCP_DEFAULTS.items() if servers.get(name) == url]
     with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(asked, pool.map(unreachable, (servers[name] for name in asked)), strict=True))
+        reasons = dict(
+            zip(asked, pool.map(unreachable, (servers[name] for name in asked)), strict=True)
+        )
     gone = {name: why for name, why in reasons.items() if why}
     if gone:
         said = ", ".join(f"{name} ({why})" for name, why in gone.items())

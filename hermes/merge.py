@@ -12,18 +12,25 @@ import re
 from typing import Any
 
 from hermes.routes import Routes, candidate_routes, direct_route
-from hermes.settings import MCP_DEFAULTS, Settings
-from utils import as_dict, cloud_of
+from hermes.settings import MCP_DEFAULTS, HermesSettings
+from hermes.urls import as_dict, cloud_of
 
 GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
 _NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
 # What `hermes doctor --fix` calls a list entry's fields.
-_MIGRATED = {"api": "base_url", "url": "base_url", "default_model": "model", "transport": "api_mode"}
+_MIGRATED = {
+    "api": "base_url",
+    "url": "base_url",
+    "default_model": "model",
+    "transport": "api_mode",
+}
 
 Config = dict[str, Any]
 
 
-def merge_config(existing: Config, settings: Settings, routes: Routes, written: Config | None = None) -> tuple[Config, Config]:
+def merge_config(
+    existing: Config, settings: HermesSettings, routes: Routes, written: Config | None = None
+) -> tuple[Config, Config]:
     """Put our model, providers and fallback chain into a Hermes config.
 
     Arguments:
@@ -43,13 +50,23 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     old_model = as_dict(config.get("model"))
     if model_url(config) not in here:
         old_model.pop("api_mode", None)  # another vendor's protocol
-    model = {"default": settings.model, "provider": "custom", "base_url": routes.primary, "api_key": settings.token}
+    model = {
+        "default": settings.model,
+        "provider": "custom",
+        "base_url": routes.primary,
+        "api_key": settings.token,
+    }
     config["model"] = {**old_model, **model}
 
     def stale(entry: object) -> bool:
         """An inline key of an older setup: Hermes reads such a key once per process, so it outlives its rotation."""
         models = [settings.model, settings.fallback_model, old_model.get("default")]
-        return isinstance(entry, dict) and "api_key" in entry and entry.get("model") in models and url_of(entry) in here
+        return (
+            isinstance(entry, dict)
+            and "api_key" in entry
+            and entry.get("model") in models
+            and url_of(entry) in here
+        )
 
     def ours_now(entry: object) -> bool:
         return is_our_name(name_of(entry)) and url_of(entry) in here
@@ -60,24 +77,39 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     # `hermes doctor --fix` moves the list into this mapping, which Hermes reads first.
     mapping = as_dict(config.get("providers"))
     known = {name: {"name": name, **as_dict(entry)} for name, entry in mapping.items()}
-    if moved := {name: entry for name, entry in known.items() if ours_now(entry) or last_time(entry)}:
-        mapping = config["providers"] = {name: entry for name, entry in mapping.items() if name not in moved}
+    if moved := {
+        name: entry for name, entry in known.items() if ours_now(entry) or last_time(entry)
+    }:
+        mapping = config["providers"] = {
+            name: entry for name, entry in mapping.items() if name not in moved
+        }
     entries = [
-        {_MIGRATED.get(key, key): value for key, value in e.items()} if ours_now(e) or last_time(e) else e
+        {_MIGRATED.get(key, key): value for key, value in e.items()}
+        if ours_now(e) or last_time(e)
+        else e
         for e in [*as_list(config.get("custom_providers")), *moved.values()]
     ]
 
     earlier = as_list(written.get("fallback_providers"))
-    theirs = [e for e in as_list(config.get("fallback_providers")) if e not in earlier and not stale(e)]
+    theirs = [
+        e for e in as_list(config.get("fallback_providers")) if e not in earlier and not stale(e)
+    ]
     named = [e.get("provider") for e in theirs if isinstance(e, dict)]
 
     # Where the user has an entry with one of our names, ours takes another.
     gone = [e for e in entries if last_time(e) and f"custom:{name_of(e)}" not in named]
-    others = [as_dict(e) for e in [*entries, *mapping.values()] if e not in gone and not ours_now(e)]
+    others = [
+        as_dict(e) for e in [*entries, *mapping.values()] if e not in gone and not ours_now(e)
+    ]
     taken = [*mapping, *(e.get(key) for e in others for key in ("name", "provider_key"))]
     # As Hermes compares them. Source: hermes_cli.runtime_provider of hermes-agent 0.19.0
-    names = _names(settings, routes, {str(name).strip().lower().replace(" ", "-") for name in taken})
-    wanted = {name: {"name": name, "base_url": url, "api_key": settings.token} for url, name in names.items()}
+    names = _names(
+        settings, routes, {str(name).strip().lower().replace(" ", "-") for name in taken}
+    )
+    wanted = {
+        name: {"name": name, "base_url": url, "api_key": settings.token}
+        for url, name in names.items()
+    }
     models = {name: _models(settings, routes, url) for url, name in names.items() if routes.models}
     providers = []
     for entry in entries:
@@ -96,7 +128,9 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
     chain = _chain(settings, routes)
     block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
     config["fallback_providers"] = block + [e for e in theirs if e not in block]
-    if any(map(stale, as_list(config.get("fallback_model")))):  # an older word, which Hermes still reads
+    if any(
+        map(stale, as_list(config.get("fallback_model")))
+    ):  # an older word, which Hermes still reads
         config["fallback_model"] = [e for e in as_list(config["fallback_model"]) if not stale(e)]
 
     # Hermes then fetches neither packages nor the newest build of its command scanner while it runs.
@@ -108,20 +142,33 @@ def merge_config(existing: Config, settings: Settings, routes: Routes, written: 
         def replaced(name: str, entry: object) -> bool:
             """What the last setup wrote, and what CODA's own wrote (with a time-out) for a server that is left out now."""
             default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else ...
-            bare = {k: v for k, v in entry.items() if k != "timeout"} if isinstance(entry, dict) else entry
-            return entry == before.get(name, ...) or (bare == default and servers.get(name) != default)
+            bare = (
+                {k: v for k, v in entry.items() if k != "timeout"}
+                if isinstance(entry, dict)
+                else entry
+            )
+            return entry == before.get(name, ...) or (
+                bare == default and servers.get(name) != default
+            )
 
-        config["mcp_servers"] = {name: entry for name, entry in there.items() if not replaced(name, entry)}
+        config["mcp_servers"] = {
+            name: entry for name, entry in there.items() if not replaced(name, entry)
+        }
     _fill(config, "mcp_servers", servers)
     skills = settings.home / ".claude" / "skills"
     if skills.is_dir():
         _fill(config, "skills", {"external_dirs": [str(skills)]})
     providing = {name_of(e): url_of(e) for e in config["custom_providers"] if ours_now(e)}
-    remembered = {"host": settings.host, "providers": providing, "models": models, "fallback_providers": block}
+    remembered = {
+        "host": settings.host,
+        "providers": providing,
+        "models": models,
+        "fallback_providers": block,
+    }
     return config, {**remembered, "mcp_servers": servers}
 
 
-def routes_here(settings: Settings, routes: Routes, written: Config) -> set[str]:
+def routes_here(settings: HermesSettings, routes: Routes, written: Config) -> set[str]:
     """The base URLs to which this workspace's token may go. This is the one place that decides it.
 
     Arguments:
@@ -134,8 +181,12 @@ def routes_here(settings: Settings, routes: Routes, written: Config) -> set[str]
         Base URLs.
     """
     here = {*candidate_routes(settings.host, settings.gateway), routes.primary, routes.fallback}
-    before = as_dict(written.get("providers")).values() if written.get("host") == settings.host else ()
-    return here | {url for url in before if cloud_of(url) and cloud_of(url) == cloud_of(settings.host)}
+    before = (
+        as_dict(written.get("providers")).values() if written.get("host") == settings.host else ()
+    )
+    return here | {
+        url for url in before if cloud_of(url) and cloud_of(url) == cloud_of(settings.host)
+    }
 
 
 def name_of(entry: object) -> str:
@@ -151,7 +202,11 @@ def is_our_name(name: object) -> bool:
 
 def url_of(entry: object) -> str:
     """A provider entry's base URL, in whichever form Hermes takes it; "" where there are several: only Hermes knows which."""
-    urls = [entry[key] for key in ("base_url", "api", "url") if key in entry] if isinstance(entry, dict) else []
+    urls = (
+        [entry[key] for key in ("base_url", "api", "url") if key in entry]
+        if isinstance(entry, dict)
+        else []
+    )
     return urls[0].rstrip("/") if len(urls) == 1 and isinstance(urls[0], str) else ""
 
 
@@ -165,7 +220,7 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
-def _chain(settings: Settings, routes: Routes) -> list[tuple[str, str]]:
+def _chain(settings: HermesSettings, routes: Routes) -> list[tuple[str, str]]:
     """Base URL and model of each step of the fallback chain."""
     chain = [(routes.primary, settings.model), (routes.fallback, settings.fallback_model)]
     if routes.direct:
@@ -173,7 +228,7 @@ def _chain(settings: Settings, routes: Routes) -> list[tuple[str, str]]:
     return list(dict.fromkeys(chain))
 
 
-def _names(settings: Settings, routes: Routes, taken: set[str]) -> dict[str, str]:
+def _names(settings: HermesSettings, routes: Routes, taken: set[str]) -> dict[str, str]:
     """Our providers' names by base URL."""
     names = {routes.fallback: SECOND, routes.primary: GATEWAY, direct_route(settings.host): DIRECT}
 
@@ -184,7 +239,7 @@ def _names(settings: Settings, routes: Routes, taken: set[str]) -> dict[str, str
     return {url: free(names[url]) for url, _ in _chain(settings, routes)}
 
 
-def _models(settings: Settings, routes: Routes, url: str) -> Config:
+def _models(settings: HermesSettings, routes: Routes, url: str) -> Config:
     """What `/model` offers on a provider: the workspace's chat models, and those that were found there."""
     found = {model for there, model in _chain(settings, routes) if there == url}
     return {model: {} for model in sorted({*routes.models, *found})}
@@ -194,4 +249,7 @@ def _fill(config: Config, key: str, defaults: Config) -> None:
     """Add what the user has not set; a section of another type than a mapping is the user's own affair."""
     section = config.get(key)
     if defaults and (section is None or isinstance(section, dict)):
-        config[key] = {**(section or {}), **{k: v for k, v in defaults.items() if k not in (section or {})}}
+        config[key] = {
+            **(section or {}),
+            **{k: v for k, v in defaults.items() if k not in (section or {})},
+        }

@@ -13,7 +13,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from hermes import provider
-from utils import as_dict, in_time, why_unreachable
+from hermes.urls import as_dict, in_time, why_unreachable
 
 CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one question
 ANSWER = 64 * 1024  # bytes of an answer that are read at most
@@ -76,7 +76,11 @@ class Prover:
         try:
             status, body = self._send("GET", f"{host}/api/2.0/serving-endpoints", None, LIST)
             listed = _json(body)["endpoints"] if status < 300 else []
-            chat = [e for e in listed if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY"]
+            chat = [
+                e
+                for e in listed
+                if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY"
+            ]
             self._models = sorted(e["name"] for e in chat if isinstance(e["name"], str))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
@@ -96,7 +100,9 @@ class Prover:
                 return "-", self._dead[server], None
             if not (status == 400 and _learn(facts, _message(body))):
                 break
-        meaning, serves = _explain(status, body, self._token, base_url.endswith("/serving-endpoints"))
+        meaning, serves = _explain(
+            status, body, self._token, base_url.endswith("/serving-endpoints")
+        )
         if serves:
             self.learnt.setdefault(model, {})[base_url] = facts
             meaning += _limits(facts)
@@ -107,12 +113,18 @@ class Prover:
         if provider.family(model) != "claude":
             first: dict[str, Any] = {}
         else:
-            caches = [facts.get("cache") for routes in self.learnt.values() for facts in routes.values()]
-            first = {"cache": caches[-1] if caches and caches[-1] in ("no-tools", "none") else "all"}
+            caches = [
+                facts.get("cache") for routes in self.learnt.values() for facts in routes.values()
+            ]
+            first = {
+                "cache": caches[-1] if caches and caches[-1] in ("no-tools", "none") else "all"
+            }
         routes = self.learnt.get(model, {})
         return {**first, **routes.get(base_url, next(iter(routes.values()), {}))}
 
-    def _send(self, method: str, url: str, body: dict[str, Any] | None, most: int) -> tuple[int, bytes]:
+    def _send(
+        self, method: str, url: str, body: dict[str, Any] | None, most: int
+    ) -> tuple[int, bytes]:
         """Send one request; its status, and its answer up to the first event that says something, or up to so many bytes."""
 
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -126,11 +138,15 @@ class Prover:
                 url,
                 json=body,
                 auth=authorize,
-                headers={"Accept-Encoding": "identity"},  # what was sent is read, never what it would unpack to
+                headers={
+                    "Accept-Encoding": "identity"
+                },  # what was sent is read, never what it would unpack to
                 timeout=(CONNECT_TIMEOUT, QUESTION),
                 allow_redirects=False,
                 stream=True,
-                proxies={"http": ""},  # plain http is for this machine alone, and a proxy may be elsewhere
+                proxies={
+                    "http": ""
+                },  # plain http is for this machine alone, and a proxy may be elsewhere
             ) as response:
                 received = b""
                 while len(received) < most and not (body and _choices(received) is not None):
@@ -147,22 +163,42 @@ class Prover:
 
 
 # A turn with a finished tool round, as Hermes has it after its first tool call.
-_CALL = {"id": "call_1", "type": "function", "function": {"name": "terminal", "arguments": '{"command": "true"}'}}
+_CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "terminal", "arguments": '{"command": "true"}'},
+}
 _ROUND: list[dict[str, Any]] = [
     {"role": "system", "content": "Answer in one word."},
     {"role": "user", "content": "ping"},
     {"role": "assistant", "content": "", "tool_calls": [_CALL]},
     {"role": "tool", "name": "terminal", "tool_call_id": "call_1", "content": "done"},
 ]
-_PARAMETERS = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
-_TOOL = {"type": "function", "function": {"name": "terminal", "description": "Runs a command.", "parameters": _PARAMETERS}}
+_PARAMETERS = {
+    "type": "object",
+    "properties": {"command": {"type": "string"}},
+    "required": ["command"],
+}
+_TOOL = {
+    "type": "function",
+    "function": {"name": "terminal", "description": "Runs a command.", "parameters": _PARAMETERS},
+}
 
 
 def _question(base_url: str, model: str, facts: dict[str, Any]) -> dict[str, Any]:
     """One request in Hermes's own shape, after the plugin has seen it: a finished tool round, one tool, a stream."""
-    question = {"model": model, "tools": [_TOOL], "stream": True, "stream_options": {"include_usage": True}}
+    question = {
+        "model": model,
+        "tools": [_TOOL],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     cap = {provider.cap_field(model): 65536}  # as Hermes sends for a custom endpoint
-    return question | cap | provider.adapt(_ROUND, model, base_url, {"models": {model: {base_url: facts}}})
+    return (
+        question
+        | cap
+        | provider.adapt(_ROUND, model, base_url, {"models": {model: {base_url: facts}}})
+    )
 
 
 def _learn(facts: dict[str, Any], message: str) -> bool:
@@ -172,7 +208,9 @@ def _learn(facts: dict[str, Any], message: str) -> bool:
         facts["max_tokens"] = int(cap[1])
         return True
     if "cache_control" in message and facts.get("cache", "none") != "none":
-        facts["cache"] = "no-tools" if "tool_result" in message and facts["cache"] == "all" else "none"
+        facts["cache"] = (
+            "no-tools" if "tool_result" in message and facts["cache"] == "all" else "none"
+        )
         return True
     return False
 
@@ -180,7 +218,9 @@ def _learn(facts: dict[str, Any], message: str) -> bool:
 def _limits(facts: dict[str, Any]) -> str:
     """What a person may want to know of an endpoint that serves."""
     cap = [f"{facts['max_tokens']} output tokens at most"] if facts.get("max_tokens") else []
-    return f" ({', '.join([*cap, *(['prompts are not cached'] if facts.get('cache') == 'none' else [])])})".replace(" ()", "")
+    return f" ({', '.join([*cap, *(['prompts are not cached'] if facts.get('cache') == 'none' else [])])})".replace(
+        " ()", ""
+    )
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -206,7 +246,11 @@ def _message(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
     said = _json(body.removeprefix(b"data:"))
     nested = said.get("error")
-    return str(said.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or text)
+    return str(
+        said.get("message")
+        or (nested.get("message") if isinstance(nested, dict) else nested)
+        or text
+    )
 
 
 def _explain(status: int, body: bytes, token: str, direct: bool) -> tuple[str, bool | None]:

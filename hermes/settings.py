@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import configparser
-import contextlib
-import logging
 import os
 import pwd
 import re
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from utils import SettingError as SettingError
-from utils import clean_gateway, clean_url, cloud_of, ensure_https, get_gateway_host
+from hermes.login import find_credentials
+from hermes.urls import SettingError, clean_gateway, clean_url, cloud_of, ensure_https
+from utils import get_gateway_host
 
 HERMES = "hermes-agent[mcp]==0.19.0"
 MCP_DEFAULTS = {
@@ -27,7 +23,7 @@ MCP_DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class HermesSettings:
     """Everything read from the environment, checked. URLs are clean, `token` is trimmed; "" means not there."""
 
     home: Path
@@ -64,7 +60,7 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
     raise SettingError(f"{name}: {word[:100]!r} will not do; expected true or false")
 
 
-def read_settings(env: Mapping[str, str]) -> Settings:
+def read_settings(env: Mapping[str, str]) -> HermesSettings:
     """Read and check every setting; asks databricks-sdk for what is missing and probes the gateway.
 
     Arguments:
@@ -80,26 +76,37 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     package = env.get("HERMES_PIP_URL", "").strip() or HERMES
     for pattern, wrong in (("-", "starts with '-'"), (r".*//[^/]*@", "holds user info")):
         if re.match(pattern, package, re.DOTALL):
-            raise SettingError(f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL")
+            raise SettingError(
+                f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL"
+            )
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
-    for key, url in [*((MCP_DEFAULTS[name][0], url) for name, url in servers.items()), ("TEAM_MEMORY_MCP_URL", memory)]:
+    for key, url in [
+        *((MCP_DEFAULTS[name][0], url) for name, url in servers.items()),
+        ("TEAM_MEMORY_MCP_URL", memory),
+    ]:
         clean_url(key, url)
     host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
     explicit = clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
     clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
     workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
-        raise SettingError(f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits")
+        raise SettingError(
+            f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits"
+        )
     prove = read_flag(env, "HERMES_PROVE")
     model = _read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7")
     fallback_model = _read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6")
-    host, token, origin = _find_credentials(env, home, host)
+    host, token, origin = find_credentials(env, home, host)
     if re.fullmatch(r"""(["']).*\1""", token):
-        raise SettingError("DATABRICKS_TOKEN: it is in quotes (not shown); expected the plain token")
+        raise SettingError(
+            "DATABRICKS_TOKEN: it is in quotes (not shown); expected the plain token"
+        )
     if not re.fullmatch("[!-~]*", token):
-        raise SettingError("DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token")
+        raise SettingError(
+            "DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token"
+        )
     if token and not host:
         raise SettingError(
             "DATABRICKS_HOST: it is not set; expected the workspace's URL, like https://adb-1.2.azuredatabricks.net"
@@ -119,7 +126,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         source = "from DATABRICKS_GATEWAY_HOST, not probed"
     else:
         source = f"derived from {'DATABRICKS_WORKSPACE_ID' if workspace_id else 'DATABRICKS_HOST'}; it answered"
-    return Settings(
+    return HermesSettings(
         home=home,
         host=host,
         token=token,
@@ -138,7 +145,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
 def _read_model(env: Mapping[str, str], name: str, default: str) -> str:
     model = env.get(name, "").strip() or default
     if not model.isprintable() or " " in model:
-        raise SettingError(f"{name}: {model[:100]!r} will not do; expected one model's name, without spaces")
+        raise SettingError(
+            f"{name}: {model[:100]!r} will not do; expected one model's name, without spaces"
+        )
     return model
 
 
@@ -165,112 +174,15 @@ def read_home(env: Mapping[str, str]) -> Path:
         reason = "not an absolute path"
     except OSError as error:
         reason = error.strerror or "no reason given"
-    raise SettingError(f"HOME: {str(home)[:100]!r} cannot be written ({reason}); expected a directory of yours")
+    raise SettingError(
+        f"HOME: {str(home)[:100]!r} cannot be written ({reason}); expected a directory of yours"
+    )
 
 
 def _account_home() -> Path:
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
-        raise SettingError("HOME: it is not set, and this account has no home; expected a directory of yours") from None
-
-
-def _find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str, str]:
-    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
-
-    Returns:
-        The URL, the token, and a line that says where the URL is from if it was not given.
-    """
-    token = env.get("DATABRICKS_TOKEN", "").strip()
-    if token and host:
-        return host, token, ""
-    try:
-        config = sdk_config(env, home, timeout=5)
-        kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
-        found = clean_url("host in ~/.databrickscfg", config.host or "")
-    except ImportError:
-        return host, token, ""
-    except SettingError:
-        raise
-    except ValueError as error:
-        reason = " ".join(str(error).split(". Config:")[0].split())
-        if "cannot configure default credentials" not in reason:
-            print(f"databricks-sdk found no token: {reason[:200]}", file=sys.stderr)
-        return host, token, ""
-    except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
-        print(f"databricks-sdk found no token: {type(error).__name__}", file=sys.stderr)
-        return host, token, ""
-    origin = "" if host else f"{found} is from profile {config.profile or 'DEFAULT'} in {_profiles(env, home)[0]}"
-    return host or found, token or (fresh if kind == "Bearer" else ""), origin
-
-
-def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
-    """Let databricks-sdk choose its credentials, for the workspace of this environment alone.
-
-    Arguments:
-        env: the environment; the SDK itself reads the process's own.
-        home: where `.databrickscfg` is.
-        timeout: seconds for a request, and for its retries.
-
-    Returns:
-        The SDK's `Config`: `authenticate()` gives headers with a token that it keeps fresh.
-
-    Raises:
-        ImportError: where databricks-sdk is not installed.
-        SettingError: where `DATABRICKS_CONFIG_PROFILE` is not there, or is of another workspace, whose token must not go to
-            this one; where no workspace is named, but there are profiles; and where their file cannot be read.
-        ValueError: where there are no credentials; the SDK raises more of its own.
-    """
-    from databricks.sdk.core import Config as SdkConfig
-
-    # It warns there of a missing discovery document, which older workspaces do not have.
-    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
-    if not env.get("DATABRICKS_TOKEN", "").strip():
-        os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many
-    try:
-        return SdkConfig(
-            host=(host := clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))) or None,
-            profile=_find_profile(env, home, host),
-            # With a token bound to the app as well, the SDK would not choose by itself.
-            auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
-            http_timeout_seconds=timeout,
-            retry_timeout_seconds=timeout,
-        )
-    except configparser.Error:  # whose text holds the line, and a token may be in it
-        file, _ = _profiles(env, home)
         raise SettingError(
-            f"DATABRICKS_CONFIG_FILE: {file} cannot be read; expected [profile] sections with host and token"
+            "HOME: it is not set, and this account has no home; expected a directory of yours"
         ) from None
-
-
-def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
-    """The profile for a host: the SDK itself reads none once a host is given, and takes a named one for any host."""
-    named = env.get("DATABRICKS_CONFIG_PROFILE") or None
-    if env.get("DATABRICKS_CLIENT_SECRET"):
-        return named
-    file, hosts = _profiles(env, home)
-    known = ", ".join(hosts) or "a profile in it, which `databricks auth login` makes, or DATABRICKS_HOST and DATABRICKS_TOKEN"
-    if named and named not in hosts:
-        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is not in {file}; expected {known}")
-    if named and host and hosts[named] not in ("", host):
-        raise SettingError(f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]}; expected one of {host}")
-    if not named and not host and hosts and not hosts.get("DEFAULT"):
-        raise SettingError(
-            f"DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of {file} ({known}), or DATABRICKS_HOST"
-        )
-    return named or next((name for name, url in hosts.items() if url and url == host), None)
-
-
-def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, str]]:
-    """The file of the Databricks CLI's profiles, and each one's workspace; "" where that cannot be read."""
-    path = Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
-    file = configparser.ConfigParser(interpolation=None)
-    with contextlib.suppress(OSError, ValueError, configparser.Error):
-        file.read(path)
-    hosts = {}
-    for name in [*(["DEFAULT"] if file.defaults() else []), *file.sections()]:
-        try:
-            hosts[name] = clean_url(name, file[name].get("host", ""))
-        except ValueError:
-            hosts[name] = ""
-    return path, hosts

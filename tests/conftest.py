@@ -55,11 +55,17 @@ def submit(session: Any, text: str, answer: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """No setting of the developer's own reaches a test, and no file of their home but caches."""
-    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    )
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
-    own = re.compile(r"(DATABRICKS_|HERMES_|ENABLE_HERMES|APP_OWNER|MAX_CONCURRENT|_GATEWAY|ARM_|AZURE_).*|.*_MCP_URL")
+    own = re.compile(
+        r"(DATABRICKS_|HERMES_|ENABLE_HERMES|APP_OWNER|MAX_CONCURRENT|_GATEWAY|ARM_|AZURE_).*|.*_MCP_URL"
+    )
     for name in filter(own.fullmatch, list(os.environ)):
         monkeypatch.delenv(name)
 
@@ -79,7 +85,13 @@ def env(home: Path) -> dict[str, str]:
     from tests.mocked import HOST, TOKEN
     from tests.test_utils import AZURE_GATEWAY
 
-    given = {"HOME": str(home), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""}
+    given = {
+        "HOME": str(home),
+        "DATABRICKS_HOST": HOST,
+        "DATABRICKS_TOKEN": TOKEN,
+        "DEEPWIKI_MCP_URL": "",
+        "EXA_MCP_URL": "",
+    }
     return {**given, "_GATEWAY_RESOLVED": AZURE_GATEWAY, "PATH": os.environ["PATH"]}
 
 
@@ -101,11 +113,18 @@ def hermes_home(installed_hermes: Path, tmp_path: Path) -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", action="store_true", help="print how many cases of each fault are tried, as the README does")
+    parser.addoption(
+        "--faults",
+        action="store_true",
+        help="print how many cases of each fault are tried, as the README does",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(kind, cases=1): a fault that is tried, and how many cases one test makes of it")
+    config.addinivalue_line(
+        "markers",
+        "fault(kind, cases=1): a fault that is tried, and how many cases one test makes of it",
+    )
 
 
 def faults(marks: Iterable[tuple[str, int, bool]]) -> list[str]:
@@ -114,28 +133,41 @@ def faults(marks: Iterable[tuple[str, int, bool]]) -> list[str]:
     for kind, count, passed in marks:
         cases[kind] += count
         failed |= set() if passed else {kind}
-    rows = [f"| {k} | {cases[k]} | {'SEE THE FAILURES' if k in failed else 'nothing'} | {seen} |" for k, seen in FAULTS.items()]
+    rows = [
+        f"| {k} | {cases[k]} | {'SEE THE FAILURES' if k in failed else 'nothing'} | {seen} |"
+        for k, seen in FAULTS.items()
+    ]
     return ["| fault | cases | lost | what happens |", "| --- | --- | --- | --- |", *rows]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.user_properties += [("fault", (*mark.args, 1)[:2]) for mark in item.iter_markers("fault")]
+        item.user_properties += [
+            ("fault", (*mark.args, 1)[:2]) for mark in item.iter_markers("fault")
+        ]
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     if not (config.getoption("--faults") and config.getoption("--collect-only")):
         return []
-    return faults((*mark, True) for item in items for name, mark in item.user_properties if name == "fault")  # type: ignore[misc]
+    marks = (mark for item in items for name, mark in item.user_properties if name == "fault")
+    return faults((*mark, True) for mark in marks)  # type: ignore[misc]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if config.getoption("--faults") and not config.getoption("--collect-only"):
         done = [
-            (report, outcome == "passed") for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)
+            (report, outcome == "passed")
+            for outcome in ("passed", "failed")
+            for report in terminalreporter.getreports(outcome)
         ]
         marks = [
-            (*m, ok) for report, ok in done for name, m in report.user_properties if name == "fault" and report.when == "call"
+            (*m, ok)
+            for report, ok in done
+            for name, m in report.user_properties
+            if name == "fault" and report.when == "call"
         ]
         terminalreporter.write_line("\n".join(faults(marks)))
 

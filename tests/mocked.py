@@ -14,7 +14,7 @@ import yaml
 from hermes.merge import DIRECT as DIRECT_NAME
 from hermes.merge import GATEWAY, SECOND, Config, is_our_name, merge_config, url_of
 from hermes.routes import Routes
-from hermes.settings import Settings
+from hermes.settings import HermesSettings
 from tests.test_utils import AZURE, AZURE_GATEWAY
 
 HOST, TOKEN = f"https://{AZURE}", "dapi0123456789abcdef"
@@ -33,7 +33,10 @@ OPUS_4_7, OPUS_4_6 = "databricks-claude-opus-4-7", "databricks-claude-opus-4-6"
 
 
 EVENT = 'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n'
-NOT_FOUND = (404, {"error_code": "ENDPOINT_NOT_FOUND", "message": "The given endpoint does not exist."})
+NOT_FOUND = (
+    404,
+    {"error_code": "ENDPOINT_NOT_FOUND", "message": "The given endpoint does not exist."},
+)
 
 
 FORBIDDEN = (403, {"error_code": "403", "message": "Invalid access token."})
@@ -65,8 +68,8 @@ def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -
     responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
 
 
-def settings_for(home: Path, **more: Any) -> Settings:
-    base = Settings(
+def settings_for(home: Path, **more: Any) -> HermesSettings:
+    base = HermesSettings(
         home=home,
         host=HOST,
         token=TOKEN,
@@ -111,7 +114,7 @@ security:
 OURS = (GATEWAY, DIRECT_NAME, SECOND)
 
 
-def merged(existing: Config, settings: Settings, routes: Routes) -> Config:
+def merged(existing: Config, settings: HermesSettings, routes: Routes) -> Config:
     """What setup makes of a config, without what it has to remember."""
     return merge_config(existing, settings, routes)[0]
 
@@ -125,5 +128,7 @@ def config_without_ours(config: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in config.items() if k != "model"}
     rest["custom_providers"] = [p for p in config["custom_providers"] if not is_ours(p)]
     ours = {f"custom:{name}" for name in OURS}
-    rest["fallback_providers"] = [e for e in config["fallback_providers"] if e["provider"] not in ours]
+    rest["fallback_providers"] = [
+        e for e in config["fallback_providers"] if e["provider"] not in ours
+    ]
     return rest

@@ -44,20 +44,34 @@ class Served:
             self.port = free.getsockname()[1]
         self.url = f"http://localhost:{self.port}"
         env = {k: v for k, v in env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))}
-        own = {"HOME": str(self.home), "DATABRICKS_APP_PORT": str(self.port), "ENABLE_HERMES": "true" if hermes else "false"}
+        own = {
+            "HOME": str(self.home),
+            "DATABRICKS_APP_PORT": str(self.port),
+            "ENABLE_HERMES": "true" if hermes else "false",
+        }
         self.log = self.folder / "log"
         with self.log.open("w") as log:
             command = [sys.executable, str(ROOT / "app.py")]
             # Another folder than the checkout, so that the app must find its files by itself.
             self.process = subprocess.Popen(
-                command, env=env | own | settings, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder
+                command,
+                env=env | own | settings,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
             )
 
     def __enter__(self) -> Served:
         until(self.answers, lambda: f"the app does not answer: {self.log.read_text()}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.process.terminate()
         try:
             self.process.wait(15)
@@ -74,13 +88,18 @@ class Served:
             return self.ask("GET /health", {"Host": "probe"})[0] == 200
         return False
 
-    def ask(self, request: str, headers: dict[str, str] | list[tuple[str, str]], body: str = "") -> tuple[int, str]:
+    def ask(
+        self, request: str, headers: dict[str, str] | list[tuple[str, str]], body: str = ""
+    ) -> tuple[int, str]:
         """Send one request as it stands, and close.
 
         Returns:
             The status and the rest of the answer; a websocket's greeting included.
         """
-        pairs = [*(headers.items() if isinstance(headers, dict) else headers), ("Content-Length", str(len(body)))]
+        pairs = [
+            *(headers.items() if isinstance(headers, dict) else headers),
+            ("Content-Length", str(len(body))),
+        ]
         head = "".join(f"{name}: {value}\r\n" for name, value in pairs)
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(f"{request} HTTP/1.1\r\n{head}\r\n{body}".encode())

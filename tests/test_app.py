@@ -22,13 +22,25 @@ import nicegui
 from tests.conftest import ROOT
 from tests.served import OWNER, PATIENCE, Served, until
 from tests.standin import StandIn
-from tests.test_tokens import started
+from tests.webapp.test_tokens import started
 
 
 def test_importing_the_app_starts_nothing_and_reads_no_setting(tmp_path: Path) -> None:
     code = "import app, threading, os; print(threading.active_count(), os.listdir('.'))"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABRICKS_APP_PORT": "nonsense", "HOME": "/nowhere"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "DATABRICKS_APP_PORT": "nonsense",
+        "HOME": "/nowhere",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("1 []\n", "", 0)
 
 
@@ -43,14 +55,24 @@ def test_a_port_in_use_is_said_and_ends_the_app(tmp_path: Path) -> None:
             "DATABRICKS_APP_PORT": str(taken.getsockname()[1]),
         }
         done = subprocess.run(
-            [sys.executable, str(ROOT / "app.py")], env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, str(ROOT / "app.py")],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
     assert (done.returncode, done.stdout) == (2, "")
     port = env["DATABRICKS_APP_PORT"]
-    assert done.stderr == f"DATABRICKS_APP_PORT: {port} will not do (address already in use); expected a free port\n"
+    assert (
+        done.stderr
+        == f"DATABRICKS_APP_PORT: {port} will not do (address already in use); expected a free port\n"
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's prctl, and this is another system")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="asks Linux's prctl, and this is another system"
+)
 def test_no_terminal_may_read_the_apps_own_environment(tmp_path: Path) -> None:
     assert started(tmp_path, "ctypes.CDLL(None).prctl(3, 0)") == "0"  # PR_GET_DUMPABLE
 
@@ -75,16 +97,31 @@ def deployed(workspace: StandIn) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def unowned() -> Iterator[Served]:
-    with StandIn(creator="") as standin, Served(standin.env, DATABRICKS_APP_NAME="hermes") as served:
+    with (
+        StandIn(creator="") as standin,
+        Served(standin.env, DATABRICKS_APP_NAME="hermes") as served,
+    ):
         yield served
 
 
 def paths() -> list[str]:
     """A path for every route that NiceGUI and FastAPI have, known ones that are off, and ways to write them oddly."""
-    routed = [re.sub(r"\{[^}]*\}", "x", getattr(route, "path", "")) or "/" for route in nicegui.app.routes]
+    routed = [
+        re.sub(r"\{[^}]*\}", "x", getattr(route, "path", "")) or "/" for route in nicegui.app.routes
+    ]
     static = f"/_nicegui/{nicegui.__version__}/static/nicegui.js"
     socket_io = "/_nicegui_ws/socket.io/?EIO=4&transport=polling"
-    off = ["/", "/docs", "/redoc", "/openapi.json", "/favicon.ico", "/nothing", static, socket_io, "/_nicegui_ws/socket.io/"]
+    off = [
+        "/",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/favicon.ico",
+        "/nothing",
+        static,
+        socket_io,
+        "/_nicegui_ws/socket.io/",
+    ]
     odd = [
         "//",
         "///_nicegui_ws/socket.io/",
@@ -160,12 +197,18 @@ def test_a_laptop_answers_no_other_host_or_origin(laptop: Served, path: str) -> 
 
 
 def test_the_owner_reaches_the_page_and_the_socket(deployed: Served) -> None:
-    owner = {"Host": "10.0.0.1:8000", "X-Forwarded-Host": "app.example.com", "X-Forwarded-Email": "Owner@Example.com"}
+    owner = {
+        "Host": "10.0.0.1:8000",
+        "X-Forwarded-Host": "app.example.com",
+        "X-Forwarded-Email": "Owner@Example.com",
+    }
     status, answer = deployed.ask("GET /", owner | {"Connection": "close"})
     assert status == 200
     assert "xterm" in answer
     assert "content-security-policy: frame-ancestors 'none'" in answer
-    status, answer = deployed.ask(f"GET {SOCKET}", owner | {"Origin": "https://app.example.com"} | UPGRADE)
+    status, answer = deployed.ask(
+        f"GET {SOCKET}", owner | {"Origin": "https://app.example.com"} | UPGRADE
+    )
     assert status == 101
     assert '"sid"' in answer
 
@@ -175,7 +218,10 @@ def test_a_laptops_own_browser_reaches_the_page_and_the_socket(laptop: Served) -
         status, answer = laptop.ask("GET /", {"Host": host, "Connection": "close"})
         assert status == 200
         assert "xterm" in answer
-        assert laptop.ask(f"GET {SOCKET}", {"Host": host, "Origin": f"http://{host}"} | UPGRADE)[0] == 101
+        assert (
+            laptop.ask(f"GET {SOCKET}", {"Host": host, "Origin": f"http://{host}"} | UPGRADE)[0]
+            == 101
+        )
 
 
 def test_a_setting_of_uvicorns_own_does_not_stop_it(workspace: StandIn) -> None:
@@ -200,9 +246,9 @@ def test_a_laptop_listens_on_loopback_alone(laptop: Served) -> None:
     if not listening.exists():
         pytest.skip("reads /proc/net/tcp, which is not here")
     lines = [line.split() for line in listening.read_text().splitlines()[1:]]
-    assert {line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{laptop.port:04X}")} == {
-        f"0100007F:{laptop.port:04X}"
-    }
+    assert {
+        line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{laptop.port:04X}")
+    } == {f"0100007F:{laptop.port:04X}"}
 
 
 def test_a_deployed_app_listens_where_the_proxy_comes_from(deployed: Served) -> None:
@@ -210,20 +256,28 @@ def test_a_deployed_app_listens_where_the_proxy_comes_from(deployed: Served) -> 
     if not listening.exists():
         pytest.skip("reads /proc/net/tcp, which is not here")
     lines = [line.split() for line in listening.read_text().splitlines()[1:]]
-    assert {line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{deployed.port:04X}")} == {
-        f"00000000:{deployed.port:04X}"
-    }
+    assert {
+        line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{deployed.port:04X}")
+    } == {f"00000000:{deployed.port:04X}"}
 
 
 def test_the_owner_is_learnt_from_the_apps_api_by_the_apps_own_principal() -> None:
-    with StandIn(oauth=3600, creator="") as standin, Served(standin.env, DATABRICKS_APP_NAME="hermes") as served:
+    with (
+        StandIn(oauth=3600, creator="") as standin,
+        Served(standin.env, DATABRICKS_APP_NAME="hermes") as served,
+    ):
         headers = {"Host": "app.example.com", "X-Forwarded-Email": OWNER, "Connection": "close"}
-        until(lambda: any(r.path == "/api/2.0/apps/hermes" for r in standin.requests), served.log.read_text)
+        until(
+            lambda: any(r.path == "/api/2.0/apps/hermes" for r in standin.requests),
+            served.log.read_text,
+        )
         assert served.ask("GET /", headers)[0] == 503
         standin.creator = "Owner@example.com"
         until(lambda: served.ask("GET /", headers)[0] == 200, served.log.read_text)
         assert served.ask("GET /", headers | {"X-Forwarded-Email": "other@example.com"})[0] == 403
-        assert {r.token for r in standin.requests if r.path == "/api/2.0/apps/hermes"} <= set(standin._expiring)
+        assert {r.token for r in standin.requests if r.path == "/api/2.0/apps/hermes"} <= set(
+            standin._expiring
+        )
         assert "no creator" in served.log.read_text()
 
 
@@ -235,7 +289,9 @@ def test_with_a_bound_token_too_the_app_still_asks_as_its_principal() -> None:
             until(lambda: served.ask("GET /", headers)[0] == 200, served.log.read_text)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here"
+)
 def test_sigterm_in_the_middle_of_the_setup_leaves_no_process(tmp_path: Path) -> None:
     # Setup has a Hermes to find, and then waits for routes that do not answer.
     (tmp_path / ".local" / "bin").mkdir(parents=True)
@@ -249,12 +305,17 @@ def test_sigterm_in_the_middle_of_the_setup_leaves_no_process(tmp_path: Path) ->
         assert "Traceback" not in served.log.read_text()
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here"
+)
 def test_no_process_that_a_shell_can_look_at_holds_the_client_secret(tmp_path: Path) -> None:
     (tmp_path / ".local" / "bin").mkdir(parents=True)
     (tmp_path / ".local" / "bin" / "hermes").write_text("#!/bin/sh\nsleep 600\n")
     (tmp_path / ".local" / "bin" / "hermes").chmod(0o755)
-    with StandIn(oauth=3600, latency=0.2) as standin, Served(standin.env, hermes=tmp_path) as served:
+    with (
+        StandIn(oauth=3600, latency=0.2) as standin,
+        Served(standin.env, hermes=tmp_path) as served,
+    ):
         secret = standin.env["DATABRICKS_CLIENT_SECRET"].encode()
         seen = set[str]()
 
@@ -270,10 +331,14 @@ def test_no_process_that_a_shell_can_look_at_holds_the_client_secret(tmp_path: P
             return "setup" in seen and (served.home / ".hermes" / "config.yaml").exists()
 
         until(looked, lambda: f"{seen} {served.log.read_text()}")
-        assert any(r.path.endswith("/chat/completions") and r.status == 200 for r in standin.requests)
+        assert any(
+            r.path.endswith("/chat/completions") and r.status == 200 for r in standin.requests
+        )
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here"
+)
 def test_the_end_of_make_demo_is_the_end_of_all_of_it(installed_hermes: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -291,10 +356,15 @@ def test_the_end_of_make_demo_is_the_end_of_all_of_it(installed_hermes: Path) ->
         return [command for command in found if command]
 
     make = subprocess.Popen(
-        ["make", "--no-print-directory", "-o", ".venv/ready", "demo"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+        ["make", "--no-print-directory", "-o", ".venv/ready", "demo"],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
     )
     try:
-        until(lambda: any("setup_hermes" in command for command in running()), lambda: str(running()))
+        until(
+            lambda: any("setup_hermes" in command for command in running()), lambda: str(running())
+        )
         make.terminate()
         until(lambda: not running(), lambda: str(running()))
     finally:
@@ -309,11 +379,17 @@ def test_a_question_beside_a_running_demo_leaves_its_config_alone() -> None:
         assert f"exec env HOME={ROOT}/{home} " in said
 
 
-@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("-h", 0), ("--port=1", 2), ("x", 2)])
+@pytest.mark.parametrize(
+    ("argument", "code"), [("--help", 0), ("-h", 0), ("--port=1", 2), ("x", 2)]
+)
 def test_an_argument_starts_nothing(argument: str, code: int, tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     command = [sys.executable, str(ROOT / "app.py"), argument]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == code
-    assert (done.stdout if code == 0 else done.stderr).startswith("The app:" if code == 0 else "app.py: ")
+    assert (done.stdout if code == 0 else done.stderr).startswith(
+        "The app:" if code == 0 else "app.py: "
+    )
     assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,9 @@ def workspace() -> Iterator[StandIn]:
         yield standin
 
 
-def setup(workspace: StandIn, home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def setup(
+    workspace: StandIn, home: Path, *arguments: str, **settings: str
+) -> subprocess.CompletedProcess[str]:
     env = workspace.env | {"HOME": str(home)} | settings
     command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -41,7 +43,9 @@ def ask(workspace: StandIn, home: Path, question: str, *options: str) -> str:
     workspace.requests.clear()
     command = [str(home / ".local" / "bin" / "hermes"), "chat", "-q", question, *options]
     env = workspace.env | {"HOME": str(home)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     return done.stdout
 
 
@@ -57,8 +61,15 @@ def direct_only() -> dict[str, set[str]]:
 def test_the_trace_that_started_this(workspace: StandIn, hermes_home: Path) -> None:
     direct = f"https://{workspace.workspace_host}/serving-endpoints"
     old = {
-        "model": {"default": OPUS_4_7, "provider": "custom", "base_url": direct, "api_key": workspace.token},
-        "fallback_providers": [{"provider": "custom", "model": OPUS_4_6, "base_url": direct, "api_key": "stale"}],
+        "model": {
+            "default": OPUS_4_7,
+            "provider": "custom",
+            "base_url": direct,
+            "api_key": workspace.token,
+        },
+        "fallback_providers": [
+            {"provider": "custom", "model": OPUS_4_6, "base_url": direct, "api_key": "stale"}
+        ],
         "security": {"allow_lazy_installs": False},
     }
     (hermes_home / ".hermes").mkdir()
@@ -71,12 +82,16 @@ def test_the_trace_that_started_this(workspace: StandIn, hermes_home: Path) -> N
         f"PermissionDeniedError [HTTP 403]\n.*Model: {OPUS_4_6}\n",
         "Invalid access token",
     ]
-    pattern = ".*".join(re.escape(part).replace(r"\.\*", "[^\n]*").replace("\\\n", "\n") for part in parts)
+    pattern = ".*".join(
+        re.escape(part).replace(r"\.\*", "[^\n]*").replace("\\\n", "\n") for part in parts
+    )
     assert re.search(pattern, said, re.DOTALL), said
     assert [(r.status, r.model) for r in workspace.chats()] == [(404, OPUS_4_7), (403, OPUS_4_6)]
 
     assert setup(workspace, hermes_home).returncode == 0
-    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(
+        workspace, hermes_home, "hello", "-Q"
+    )
     assert "stale" not in (hermes_home / ".hermes" / "config.yaml").read_text()
 
 
@@ -95,7 +110,9 @@ def test_hermes_answers_through_the_gateway(cloud: str, model: str, hermes_home:
     with StandIn(cloud=cloud) as workspace:
         done = setup(workspace, hermes_home, HERMES_MODEL=model)
         assert done.returncode == 0, done.stderr
-        assert f"{model} through https://{HOSTS[cloud][1]}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+        assert f"{model} through https://{HOSTS[cloud][1]}/openai: hello" in ask(
+            workspace, hermes_home, "hello", "-Q"
+        )
         assert {r.host for r in workspace.chats()} == {HOSTS[cloud][1]}
 
 
@@ -105,8 +122,14 @@ def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) 
     with StandIn(gateway=fault, serves=direct_only()) as workspace:
         direct = f"https://{workspace.workspace_host}/serving-endpoints"
         done = setup(workspace, hermes_home)
-        said = {"refused": "proxy: ", "black-holed": "timed out", "bad-certificate": "TLS: certificate verify failed"}[fault]
-        assert f"AI Gateway https://{workspace.gateway_host} cannot be reached ({said}" in done.stderr
+        said = {
+            "refused": "proxy: ",
+            "black-holed": "timed out",
+            "bad-certificate": "TLS: certificate verify failed",
+        }[fault]
+        assert (
+            f"AI Gateway https://{workspace.gateway_host} cannot be reached ({said}" in done.stderr
+        )
         assert (done.returncode, base_url(hermes_home)) == (0, direct)
         assert f"This workspace serves {OPUS_4_6}: set HERMES_MODEL" in done.stderr
         assert sum(r.host == workspace.gateway_host for r in workspace.requests) == 1
@@ -116,30 +139,53 @@ def test_a_blocked_gateway_leaves_direct_serving(fault: str, hermes_home: Path) 
 
 @pytest.mark.fault("gateway")
 @pytest.mark.parametrize(
-    "fault", ["refused", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("black-holed", "bad-certificate"))]
+    "fault",
+    [
+        "refused",
+        *(
+            pytest.param(fault, marks=pytest.mark.slow)
+            for fault in ("black-holed", "bad-certificate")
+        ),
+    ],
 )
 def test_the_model_that_setup_names_answers_at_once(fault: str, hermes_home: Path) -> None:
     with StandIn(gateway=fault, serves=direct_only()) as workspace:
-        assert f"This workspace serves {OPUS_4_6}: set HERMES_MODEL" in setup(workspace, hermes_home).stderr
+        assert (
+            f"This workspace serves {OPUS_4_6}: set HERMES_MODEL"
+            in setup(workspace, hermes_home).stderr
+        )
         assert setup(workspace, hermes_home, HERMES_MODEL=OPUS_4_6).returncode == 0
         said = ask(workspace, hermes_home, "hello", "-Q")
-        assert f"{OPUS_4_6} through https://{workspace.workspace_host}/serving-endpoints: hello" in said
+        assert (
+            f"{OPUS_4_6} through https://{workspace.workspace_host}/serving-endpoints: hello"
+            in said
+        )
         assert [(r.status, r.model) for r in workspace.chats()] == [(200, OPUS_4_6)]
 
 
 @pytest.mark.fault("gateway")
 @pytest.mark.parametrize(
     "route",
-    [pytest.param(r, marks=[] if r in ("mlflow/v1", "serving-endpoints") else [pytest.mark.slow]) for r in default_serves()],
+    [
+        pytest.param(r, marks=[] if r in ("mlflow/v1", "serving-endpoints") else [pytest.mark.slow])
+        for r in default_serves()
+    ],
 )
-def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, hermes_home: Path) -> None:
+def test_the_route_that_serves_is_written_and_hermes_answers_on_it(
+    route: str, hermes_home: Path
+) -> None:
     with StandIn(
-        serves={route: {OPUS_4_7}, "serving-endpoints": {OPUS_4_6, *([OPUS_4_7] if "serving" in route else [])}}
+        serves={
+            route: {OPUS_4_7},
+            "serving-endpoints": {OPUS_4_6, *([OPUS_4_7] if "serving" in route else [])},
+        }
     ) as workspace:
         assert setup(workspace, hermes_home).returncode == 0
         host = workspace.gateway_host if route in ONLY_GATEWAY else workspace.workspace_host
         assert base_url(hermes_home) == f"https://{host}/{route}"
-        assert f"{OPUS_4_7} through https://{host}/{route}: hello" in ask(workspace, hermes_home, "hello", "-Q")
+        assert f"{OPUS_4_7} through https://{host}/{route}: hello" in ask(
+            workspace, hermes_home, "hello", "-Q"
+        )
 
 
 # --- Rotation and loss ------------------------------------------------------------------------------------------------
@@ -147,16 +193,24 @@ def test_the_route_that_serves_is_written_and_hermes_answers_on_it(route: str, h
 
 @pytest.mark.fault("token")
 def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home: Path) -> None:
-    pexpect = pytest.importorskip("pexpect", reason="pexpect is missing: it types into an interactive session")
+    pexpect = pytest.importorskip(
+        "pexpect", reason="pexpect is missing: it types into an interactive session"
+    )
     assert setup(workspace, hermes_home).returncode == 0
     workspace.requests.clear()
     hermes = str(hermes_home / ".local" / "bin" / "hermes")
     env = workspace.env | {"HOME": str(hermes_home)}
-    session = pexpect.spawn(hermes, ["chat"], env=env, dimensions=(40, 160), encoding="utf-8", timeout=60)
+    session = pexpect.spawn(
+        hermes, ["chat"], env=env, dimensions=(40, 160), encoding="utf-8", timeout=60
+    )
     try:
         session.expect("\u276f")  # the prompt's arrow
         for word in ("first", "second", "third"):
-            submit(session, word, rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}")
+            submit(
+                session,
+                word,
+                rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}",
+            )
             assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
     finally:
         session.close(force=True)
@@ -168,8 +222,12 @@ def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home
 def test_a_token_revoked_in_mid_turn(workspace: StandIn, hermes_home: Path) -> None:
     assert setup(workspace, hermes_home).returncode == 0
     workspace.tool_call = True
-    workspace.on_tool_call = lambda: refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
-    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    workspace.on_tool_call = lambda: refresh_token(
+        hermes_home / ".hermes" / "config.yaml", workspace.rotate()
+    )
+    assert f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: hello" in ask(
+        workspace, hermes_home, "hello", "-Q"
+    )
     seen = [(r.status, r.model) for r in workspace.chats()]
     assert (403, OPUS_4_7) in seen
     assert {model for _, model in seen} == {OPUS_4_7}
@@ -189,7 +247,9 @@ def test_a_model_that_is_withdrawn(workspace: StandIn, hermes_home: Path) -> Non
     assert setup(workspace, hermes_home).returncode == 0
     for models in workspace.serves.values():
         models.discard(OPUS_4_7)
-    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(
+        workspace, hermes_home, "hello", "-Q"
+    )
 
 
 ODD = [pytest.param(name, marks=pytest.mark.slow) for name in ("a:b#c", "-x", "null", "name\n")]
@@ -231,7 +291,13 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     watcher.start()
     try:
         first, again = setup(workspace, hermes_home), setup(workspace, hermes_home, "--check")
-        said = ask(workspace, hermes_home, "hello") + first.stdout + first.stderr + again.stdout + again.stderr
+        said = (
+            ask(workspace, hermes_home, "hello")
+            + first.stdout
+            + first.stderr
+            + again.stdout
+            + again.stderr
+        )
     finally:
         done.set()
         watcher.join()
@@ -240,7 +306,9 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     assert any(b"setup_hermes.py" in line for line in seen)
     assert not any(token in line for line in seen)
     files = [Path(folder) / name for folder, _, names in os.walk(hermes_home) for name in names]
-    assert [f for f in files if f.is_file() and token in f.read_bytes()] == [hermes_home / ".hermes" / "config.yaml"]
+    assert [f for f in files if f.is_file() and token in f.read_bytes()] == [
+        hermes_home / ".hermes" / "config.yaml"
+    ]
 
 
 @pytest.fixture
@@ -249,7 +317,9 @@ def profile(tmp_path: Path) -> Callable[[StandIn], dict[str, str]]:
 
     def write(workspace: StandIn) -> dict[str, str]:
         config = tmp_path / "databrickscfg"
-        config.write_text(f"[work]\nhost = https://{workspace.workspace_host}/\ntoken = {workspace.token}\n")
+        config.write_text(
+            f"[work]\nhost = https://{workspace.workspace_host}/\ntoken = {workspace.token}\n"
+        )
         more = {"DATABRICKS_HOST": "", "DATABRICKS_TOKEN": "", "DATABRICKS_CONFIG_PROFILE": "work"}
         return {**more, "DATABRICKS_CONFIG_FILE": str(config)}
 
@@ -295,9 +365,23 @@ def test_the_stand_in_wraps_a_command(tmp_path: Path) -> None:
     url = "os.environ['DATABRICKS_HOST'] + '/api/2.0/serving-endpoints'"
     code = f"import requests, os; print(requests.get({url}, timeout=9).status_code)"
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "tests.standin", "--cloud", "gcp", "--serve", "openai=a,b", "--log", str(log), "--"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.standin",
+        "--cloud",
+        "gcp",
+        "--serve",
+        "openai=a,b",
+        "--log",
+        str(log),
+        "--",
+    ]
     done = subprocess.run(
-        [*command, sys.executable, "-c", f"{code}; raise SystemExit(7)"], cwd=ROOT, capture_output=True, check=False
+        [*command, sys.executable, "-c", f"{code}; raise SystemExit(7)"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (7, b"401\n")
     assert '"path": "/api/2.0/serving-endpoints"' in log.read_text()
@@ -305,10 +389,14 @@ def test_the_stand_in_wraps_a_command(tmp_path: Path) -> None:
 
 def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
     code = "import requests; requests.get('https://example.com', timeout=9)"
-    done = subprocess.run([sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False
+    )
     assert "Tunnel connection failed: 403" in done.stderr
     code = "import requests; print(requests.get('http://example.com', timeout=9).status_code)"
-    done = subprocess.run([sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "403\n"
 
 
@@ -320,7 +408,10 @@ def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
         ({"reject_token": True}, "token rejected or not permitted"),
         ({"serves": direct_only()}, "not served here"),
         ({"gateway": "refused", "serves": direct_only()}, "AI Gateway https"),
-        ({"gateway": "black-holed", "serves": direct_only(), "latency": 0.02}, "timed out after 2 s"),
+        (
+            {"gateway": "black-holed", "serves": direct_only(), "latency": 0.02},
+            "timed out after 2 s",
+        ),
     ],
 )
 def test_check_names_the_fault(fault: dict[str, object], meaning: str, hermes_home: Path) -> None:
@@ -335,7 +426,9 @@ def test_check_names_the_fault(fault: dict[str, object], meaning: str, hermes_ho
 def documented_checks() -> list[tuple[str, str]]:
     """The `make check` examples of docs/check.md: the stand-in's options and what is printed."""
     return re.findall(
-        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```', (ROOT / "docs" / "check.md").read_text(), re.DOTALL | re.MULTILINE
+        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```',
+        (ROOT / "docs" / "check.md").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
 
 
@@ -345,9 +438,26 @@ def test_five_faults_are_shown() -> None:
 
 @pytest.mark.parametrize(("options", "shown"), documented_checks())
 def test_what_is_shown_is_what_check_prints(options: str, shown: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.standin", *options.split(), "--", sys.executable, "setup_hermes.py", "--check"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.standin",
+        *options.split(),
+        "--",
+        sys.executable,
+        "setup_hermes.py",
+        "--check",
+    ]
     env = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     assert done.stdout == shown
 
 
@@ -362,20 +472,36 @@ def other_profile(tmp_path: Path) -> str:
     return str(config)
 
 
-def test_a_host_finds_its_own_profile(workspace: StandIn, hermes_home: Path, other_profile: str) -> None:
+def test_a_host_finds_its_own_profile(
+    workspace: StandIn, hermes_home: Path, other_profile: str
+) -> None:
     pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
     config = Path(other_profile)
     config.write_text(config.read_text().replace("TOKEN", workspace.token))
-    done = setup(workspace, hermes_home, "--check", DATABRICKS_TOKEN=" \n", DATABRICKS_CONFIG_FILE=other_profile)
+    done = setup(
+        workspace,
+        hermes_home,
+        "--check",
+        DATABRICKS_TOKEN=" \n",
+        DATABRICKS_CONFIG_FILE=other_profile,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_token_of_another_workspace_is_not_sent(workspace: StandIn, hermes_home: Path, other_profile: str) -> None:
+def test_a_token_of_another_workspace_is_not_sent(
+    workspace: StandIn, hermes_home: Path, other_profile: str
+) -> None:
     pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
-    more = {"DATABRICKS_CONFIG_FILE": other_profile, "DATABRICKS_CONFIG_PROFILE": "work", "DATABRICKS_TOKEN": ""}
+    more = {
+        "DATABRICKS_CONFIG_FILE": other_profile,
+        "DATABRICKS_CONFIG_PROFILE": "work",
+        "DATABRICKS_TOKEN": "",
+    }
     done = setup(workspace, hermes_home, **more)
     assert done.returncode == 2
-    assert done.stderr.startswith("DATABRICKS_CONFIG_PROFILE: 'work' is of https://other.example; expected one of https://adb-")
+    assert done.stderr.startswith(
+        "DATABRICKS_CONFIG_PROFILE: 'work' is of https://other.example; expected one of https://adb-"
+    )
     assert workspace.requests == []
 
 
@@ -386,23 +512,49 @@ def test_a_blank_token_leaves_the_service_principal_alone(hermes_home: Path) -> 
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_codas_rotator_reaches_every_key_after_hermes_wrote_the_file(workspace: StandIn, hermes_home: Path) -> None:
+def test_codas_rotator_reaches_every_key_after_hermes_wrote_the_file(
+    workspace: StandIn, hermes_home: Path
+) -> None:
     assert setup(workspace, hermes_home).returncode == 0
     config = hermes_home / ".hermes" / "config.yaml"
-    command = [str(hermes_home / ".local" / "bin" / "hermes"), "config", "set", "display.compact", "true"]
-    subprocess.run(command, env=workspace.env | {"HOME": str(hermes_home)}, capture_output=True, check=True)
+    command = [
+        str(hermes_home / ".local" / "bin" / "hermes"),
+        "config",
+        "set",
+        "display.compact",
+        "true",
+    ]
+    subprocess.run(
+        command, env=workspace.env | {"HOME": str(hermes_home)}, capture_output=True, check=True
+    )
     assert "\n    api_key: " in config.read_text()
     assert setup(workspace, hermes_home).returncode == 0
-    config.write_text(re.sub(r"^  api_key: .*$", f"  api_key: {workspace.rotate()}", config.read_text(), flags=re.MULTILINE))
+    config.write_text(
+        re.sub(
+            r"^  api_key: .*$",
+            f"  api_key: {workspace.rotate()}",
+            config.read_text(),
+            flags=re.MULTILINE,
+        )
+    )
     workspace.serves = {"openai": {OPUS_4_6}}
-    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(workspace, hermes_home, "hello", "-Q")
+    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(
+        workspace, hermes_home, "hello", "-Q"
+    )
     assert yaml.safe_load(config.read_text())["display"]["compact"] is True
 
 
 def test_a_token_does_not_leave_the_machine_in_the_clear(hermes_home: Path) -> None:
     """Plain http is for a workspace on this machine: not by way of a proxy, which sees all."""
     with StandIn() as workspace:
-        done = setup(workspace, hermes_home, "--check", DATABRICKS_HOST="http://127.0.0.1:9", NO_PROXY="", no_proxy="")
+        done = setup(
+            workspace,
+            hermes_home,
+            "--check",
+            DATABRICKS_HOST="http://127.0.0.1:9",
+            NO_PROXY="",
+            no_proxy="",
+        )
         assert (done.returncode, workspace.requests) == (1, [])
         assert "Connection refused" in done.stdout
 
@@ -438,7 +590,9 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
             assert f"through https://{place.gateway_host}/openai: hello" in said[-1]
             mine = yaml.safe_load(config.read_text())
             for name in ("databricks-gateway", "databricks-direct"):
-                mine["fallback_providers"].append({"provider": f"custom:{name}", "model": f"mine-{len(said)}"})
+                mine["fallback_providers"].append(
+                    {"provider": f"custom:{name}", "model": f"mine-{len(said)}"}
+                )
             config.write_text(yaml.safe_dump(mine, sort_keys=False))
         over.set()
         watcher.join()
@@ -448,7 +602,9 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
             assert not request.token or tokens[request.token] == place.cloud
     for file in (f for f in hermes_home.rglob("*") if f.is_file() and ".local" not in f.parts):
         found = [token for token in tokens if token.encode() in file.read_bytes()]
-        assert not found or (file.parent == config.parent and file.name.startswith("config.yaml")), file
+        assert not found or (
+            file.parent == config.parent and file.name.startswith("config.yaml")
+        ), file
         if found:
             kept = yaml.safe_load(file.read_text())
             for entry in [kept["model"], *kept["custom_providers"]]:
@@ -458,11 +614,18 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
 
 
 def test_hermes_offers_the_workspaces_models(workspace: StandIn, hermes_home: Path) -> None:
-    pexpect = pytest.importorskip("pexpect", reason="pexpect is missing: it types into an interactive session")
+    pexpect = pytest.importorskip(
+        "pexpect", reason="pexpect is missing: it types into an interactive session"
+    )
     assert setup(workspace, hermes_home).returncode == 0
     env = workspace.env | {"HOME": str(hermes_home)}
     session = pexpect.spawn(
-        str(hermes_home / ".local" / "bin" / "hermes"), ["chat"], env=env, dimensions=(50, 160), encoding="utf-8", timeout=60
+        str(hermes_home / ".local" / "bin" / "hermes"),
+        ["chat"],
+        env=env,
+        dimensions=(50, 160),
+        encoding="utf-8",
+        timeout=60,
     )
     try:
         session.expect("\u276f")

@@ -52,7 +52,9 @@ def test_check_writes_nothing(
 
 
 @pytest.mark.parametrize("argv", [["--chekc"], ["--check", "more"], ["x\ny"]])
-def test_an_unknown_argument(argv: list[str], env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_argument(
+    argv: list[str], env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(argv, env) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (home / ".hermes").exists()
@@ -64,7 +66,9 @@ def test_help(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("word", ["false", "0", "no", "No", " FALSE "])
-def test_turned_off(word: str, env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_turned_off(
+    word: str, env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(home.rglob("*"))
     assert main([], env | {"ENABLE_HERMES": word, "DATABRICKS_HOST": "bad host"}) == 0
     assert "turned off" in capsys.readouterr().out
@@ -80,7 +84,10 @@ def test_turned_on(word: str, env: dict[str, str], home: Path) -> None:
 
 
 def test_no_token_yet(
-    env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     del env["DATABRICKS_TOKEN"]
@@ -91,7 +98,9 @@ def test_no_token_yet(
 
 
 @pytest.mark.fault("file")
-def test_a_loop_of_symlinks_is_one_line(env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loop_of_symlinks_is_one_line(
+    env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (home / ".hermes").mkdir()
     (home / ".hermes" / "config.yaml").symlink_to("config.yaml")
     assert main([], env | {"HERMES_PROVE": "false"}) == 1
@@ -111,9 +120,15 @@ def test_a_config_that_cannot_be_written_is_one_line(
     ("more", "said"),
     [
         ({}, "found by a parent process"),
-        ({"_GATEWAY_RESOLVED": None, "DATABRICKS_GATEWAY_HOST": AZURE_GATEWAY}, "from DATABRICKS_GATEWAY_HOST, not probed"),
+        (
+            {"_GATEWAY_RESOLVED": None, "DATABRICKS_GATEWAY_HOST": AZURE_GATEWAY},
+            "from DATABRICKS_GATEWAY_HOST, not probed",
+        ),
         ({"_GATEWAY_RESOLVED": None}, "derived from DATABRICKS_HOST; it answered"),
-        ({"_GATEWAY_RESOLVED": None, "DATABRICKS_WORKSPACE_ID": ID}, "derived from DATABRICKS_WORKSPACE_ID; it answered"),
+        (
+            {"_GATEWAY_RESOLVED": None, "DATABRICKS_WORKSPACE_ID": ID},
+            "derived from DATABRICKS_WORKSPACE_ID; it answered",
+        ),
     ],
 )
 @responses.activate

@@ -14,9 +14,14 @@ import requests
 import responses
 
 import utils
+from hermes import urls
 
 ID = "1234567890123456"
-AZURE, AWS, GCP = f"adb-{ID}.7.azuredatabricks.net", "dbc-a1b2c3d4-e5f6.cloud.databricks.com", f"{ID}.3.gcp.databricks.com"
+AZURE, AWS, GCP = (
+    f"adb-{ID}.7.azuredatabricks.net",
+    "dbc-a1b2c3d4-e5f6.cloud.databricks.com",
+    f"{ID}.3.gcp.databricks.com",
+)
 AZURE_GATEWAY = f"https://{ID}.0.ai-gateway.azuredatabricks.net"
 AWS_GATEWAY = f"https://{ID}.ai-gateway.cloud.databricks.com"
 GCP_GATEWAY = f"https://{ID}.ai-gateway.gcp.databricks.com"
@@ -31,11 +36,14 @@ GCP_GATEWAY = f"https://{ID}.ai-gateway.gcp.databricks.com"
         (" host.example\n", "https://host.example"),
         ("http://localhost:1", "http://localhost:1"),
         ("HTTPS://Host.example/", "HTTPS://Host.example/"),
-        ("host.example/?next=http://other.example", "https://host.example/?next=http://other.example"),
+        (
+            "host.example/?next=http://other.example",
+            "https://host.example/?next=http://other.example",
+        ),
     ],
 )
 def test_ensure_https(given: str, expected: str) -> None:
-    assert utils.ensure_https(given) == expected
+    assert urls.ensure_https(given) == expected
 
 
 @pytest.mark.fault("hostile host names")
@@ -129,7 +137,10 @@ def test_no_token_is_tempted_into_another_cloud(
     assert line.count("\n") == 1
     assert host in line
     assert "DATABRICKS_GATEWAY_HOST" in line
-    assert utils.get_gateway_host({"DATABRICKS_HOST": host, "DATABRICKS_GATEWAY_HOST": EXPLICIT}) == EXPLICIT
+    assert (
+        utils.get_gateway_host({"DATABRICKS_HOST": host, "DATABRICKS_GATEWAY_HOST": EXPLICIT})
+        == EXPLICIT
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +161,7 @@ def test_no_token_is_tempted_into_another_cloud(
     ],
 )
 def test_a_host_says_its_cloud(url: str | None, cloud: str) -> None:
-    assert utils.cloud_of(url) == cloud
+    assert urls.cloud_of(url) == cloud
 
 
 PLACEHOLDER = "https://<workspace-id>.0.ai-gateway.azuredatabricks.net"
@@ -160,15 +171,47 @@ EXPLICIT = "https://gateway.example"
 @pytest.mark.parametrize(
     ("env", "expected", "probed"),
     [
-        ({"_GATEWAY_RESOLVED": "", "DATABRICKS_GATEWAY_HOST": EXPLICIT, "DATABRICKS_HOST": AZURE}, "", []),
-        ({"_GATEWAY_RESOLVED": "https://As.It.Is/", "DATABRICKS_HOST": AZURE}, "https://As.It.Is/", []),
+        (
+            {
+                "_GATEWAY_RESOLVED": "",
+                "DATABRICKS_GATEWAY_HOST": EXPLICIT,
+                "DATABRICKS_HOST": AZURE,
+            },
+            "",
+            [],
+        ),
+        (
+            {"_GATEWAY_RESOLVED": "https://As.It.Is/", "DATABRICKS_HOST": AZURE},
+            "https://As.It.Is/",
+            [],
+        ),
         ({"DATABRICKS_GATEWAY_HOST": EXPLICIT, "DATABRICKS_HOST": AZURE}, EXPLICIT, []),
-        ({"DATABRICKS_GATEWAY_HOST": " Gateway.Example/ \n", "DATABRICKS_HOST": AZURE}, EXPLICIT, []),
+        (
+            {"DATABRICKS_GATEWAY_HOST": " Gateway.Example/ \n", "DATABRICKS_HOST": AZURE},
+            EXPLICIT,
+            [],
+        ),
         ({"DATABRICKS_GATEWAY_HOST": "", "DATABRICKS_HOST": AZURE}, AZURE_GATEWAY, [AZURE_GATEWAY]),
-        ({"DATABRICKS_GATEWAY_HOST": PLACEHOLDER, "DATABRICKS_HOST": AZURE}, AZURE_GATEWAY, [AZURE_GATEWAY]),
-        ({"DATABRICKS_GATEWAY_HOST": "http://gateway.example", "DATABRICKS_HOST": AZURE}, AZURE_GATEWAY, [AZURE_GATEWAY]),
-        ({"DATABRICKS_WORKSPACE_ID": "42", "DATABRICKS_HOST": AZURE}, AZURE_GATEWAY.replace(ID, "42"), [...]),
-        ({"DATABRICKS_WORKSPACE_ID": f" {ID}\n", "DATABRICKS_HOST": AWS}, AWS_GATEWAY, [AWS_GATEWAY]),
+        (
+            {"DATABRICKS_GATEWAY_HOST": PLACEHOLDER, "DATABRICKS_HOST": AZURE},
+            AZURE_GATEWAY,
+            [AZURE_GATEWAY],
+        ),
+        (
+            {"DATABRICKS_GATEWAY_HOST": "http://gateway.example", "DATABRICKS_HOST": AZURE},
+            AZURE_GATEWAY,
+            [AZURE_GATEWAY],
+        ),
+        (
+            {"DATABRICKS_WORKSPACE_ID": "42", "DATABRICKS_HOST": AZURE},
+            AZURE_GATEWAY.replace(ID, "42"),
+            [...],
+        ),
+        (
+            {"DATABRICKS_WORKSPACE_ID": f" {ID}\n", "DATABRICKS_HOST": AWS},
+            AWS_GATEWAY,
+            [AWS_GATEWAY],
+        ),
         ({"DATABRICKS_WORKSPACE_ID": "a b", "DATABRICKS_HOST": AZURE}, "", []),
         ({"DATABRICKS_HOST": f"https://{AWS}/?o={ID}"}, AWS_GATEWAY, [AWS_GATEWAY]),
         ({"DATABRICKS_HOST": GCP}, GCP_GATEWAY, [GCP_GATEWAY]),
@@ -199,7 +242,16 @@ def test_gateway_order(
 
 
 @pytest.mark.parametrize(
-    "path", ["/openai", "/openai/v1", "/mlflow/v1/", "/anthropic", "/gemini", "/openai/chat/completions", "/"]
+    "path",
+    [
+        "/openai",
+        "/openai/v1",
+        "/mlflow/v1/",
+        "/anthropic",
+        "/gemini",
+        "/openai/chat/completions",
+        "/",
+    ],
 )
 @pytest.mark.parametrize("base", [EXPLICIT, f"https://{AZURE}/ai-gateway"])
 def test_explicit_gateway_is_cut_back_to_its_base(base: str, path: str) -> None:
@@ -233,7 +285,9 @@ def test_children_do_not_probe(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.fault("gateway")
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 500])
 @responses.activate
-def test_any_http_answer_is_reachable(status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_any_http_answer_is_reachable(
+    status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".netrc").write_text("machine gateway.example login token password secret")
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     responses.get(EXPLICIT, status=status, headers={"Location": "https://login.example"})
@@ -249,22 +303,35 @@ def test_any_http_answer_is_reachable(status: int, monkeypatch: pytest.MonkeyPat
         (requests.ConnectTimeout("..."), "timed out"),
         (requests.ReadTimeout("..."), "timed out"),
         (
-            requests.exceptions.SSLError(OSError("certificate verify failed: self-signed certificate")),
+            requests.exceptions.SSLError(
+                OSError("certificate verify failed: self-signed certificate")
+            ),
             "TLS: certificate verify",
         ),
         (
             requests.exceptions.ProxyError(OSError("Tunnel connection failed: 502 Bad Gateway")),
             "proxy: Tunnel connection failed",
         ),
-        (requests.ConnectionError(OSError("Failed to resolve 'gateway.example'")), "DNS: no such host"),
-        (requests.ConnectionError("[Errno 111] Connection refused"), "connection: Connection refused"),
+        (
+            requests.ConnectionError(OSError("Failed to resolve 'gateway.example'")),
+            "DNS: no such host",
+        ),
+        (
+            requests.ConnectionError("[Errno 111] Connection refused"),
+            "connection: Connection refused",
+        ),
         (requests.exceptions.InvalidURL(), "connection: InvalidURL"),
         (OSError("no CA bundle"), "connection: no CA bundle"),
-        (requests.exceptions.ProxyError(OSError("Failed to resolve 'proxy.example'")), "proxy: no such host"),
+        (
+            requests.exceptions.ProxyError(OSError("Failed to resolve 'proxy.example'")),
+            "proxy: no such host",
+        ),
     ],
 )
 @responses.activate
-def test_a_failed_probe_says_why_in_one_line(error: Exception, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_probe_says_why_in_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     responses.get(EXPLICIT, body=error)
     assert not utils._probe_gateway(EXPLICIT)
     line = capsys.readouterr().err
@@ -282,12 +349,14 @@ def test_a_probe_ends_in_time_where_requests_would_go_on(monkeypatch: pytest.Mon
         raise requests.ConnectionError
 
     monkeypatch.setattr(requests, "get", hang)
-    assert utils.unreachable(EXPLICIT, timeout=0.05) == "timed out after 0.05 s"
+    assert urls.unreachable(EXPLICIT, timeout=0.05) == "timed out after 0.05 s"
     over.set()
     assert gone.wait(60)
 
 
-def test_a_failed_look_up_and_a_real_refusal_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_look_up_and_a_real_refusal_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
 
     def look_up(*_: object, **__: object) -> None:
@@ -295,8 +364,8 @@ def test_a_failed_look_up_and_a_real_refusal_are_told_apart(monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", look_up)
-        assert utils.unreachable("https://no-such-host.invalid", timeout=20) == "DNS: no such host"
-    assert utils.unreachable("https://127.0.0.1:1") == "connection: Connection refused"
+        assert urls.unreachable("https://no-such-host.invalid", timeout=20) == "DNS: no such host"
+    assert urls.unreachable("https://127.0.0.1:1") == "connection: Connection refused"
 
 
 BAD_URLS = [
@@ -338,9 +407,10 @@ BAD_URLS = [
 @pytest.mark.parametrize("value", BAD_URLS)
 def test_a_bad_url_is_one_clear_line(value: str) -> None:
     with pytest.raises(
-        ValueError, match=r"\ASETTING: .* will not do \(.*\); expected something like https://host.example\Z"
+        ValueError,
+        match=r"\ASETTING: .* will not do \(.*\); expected something like https://host.example\Z",
     ) as caught:
-        utils.clean_url("SETTING", value)
+        urls.clean_url("SETTING", value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "dapi0" not in str(caught.value)
@@ -356,7 +426,7 @@ def test_a_bad_url_is_one_clear_line(value: str) -> None:
     ],
 )
 def test_clean_url(value: str, expected: str) -> None:
-    assert utils.clean_url("SETTING", value) == expected
+    assert urls.clean_url("SETTING", value) == expected
 
 
 @pytest.mark.parametrize(
@@ -367,7 +437,9 @@ def test_clean_url(value: str, expected: str) -> None:
         ("## only a smaller header\n", "# Hermes \\1\n\n## only a smaller header\n"),
     ],
 )
-def test_adapt_instructions_file(text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adapt_instructions_file(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = tmp_path / "CLAUDE.md", tmp_path / "new" / "folder" / "HERMES.md"
     assert not utils.adapt_instructions_file(source, target, "# Hermes \\1", "Hermes")
     assert "is not there" in capsys.readouterr().out
@@ -377,11 +449,17 @@ def test_adapt_instructions_file(text: str, expected: str, tmp_path: Path, capsy
     assert target.read_text() == expected
 
 
-@pytest.mark.parametrize(("script", "expected"), [("echo 1.2.3", "1.2.3"), ("exit 1", None), ("true", None)])
-def test_npm_version(script: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "expected"), [("echo 1.2.3", "1.2.3"), ("exit 1", None), ("true", None)]
+)
+def test_npm_version(
+    script: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert utils.get_npm_version("package") is None
-    (tmp_path / "npm").write_text(f'#!/bin/sh\n[ "$*" = "view package version" ] || exit 9\n{script}\n')
+    (tmp_path / "npm").write_text(
+        f'#!/bin/sh\n[ "$*" = "view package version" ] || exit 9\n{script}\n'
+    )
     (tmp_path / "npm").chmod(0o755)
     assert utils.get_npm_version("package") == expected
 
@@ -395,7 +473,12 @@ def test_npm_is_asked_as_codas_own_tests_hold_it(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(subprocess, "run", run)
     assert utils.get_npm_version("package") is None
-    assert asked == [((["npm", "view", "package", "version"],), {"capture_output": True, "text": True, "timeout": 30})]
+    assert asked == [
+        (
+            (["npm", "view", "package", "version"],),
+            {"capture_output": True, "text": True, "timeout": 30},
+        )
+    ]
 
 
 def test_npm_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,5 +502,7 @@ def test_nothing_happens_at_import() -> None:
         import utils, setup_hermes
     """
     root = Path(utils.__file__).parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("", "")

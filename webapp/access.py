@@ -1,10 +1,8 @@
-"""Who may come in: one pure ASGI middleware over HTTP and websockets, and the search for the app's owner."""
+"""Who may come in: one pure ASGI middleware over HTTP and websockets."""
 
 from __future__ import annotations
 
-import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -13,12 +11,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-log = logging.getLogger(__name__)
-
 LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 PAGES = {
-    403: ("Not yours", "This app is for its owner alone. If it should be you, APP_OWNER in its app.yaml says so."),
-    503: ("One moment", "This app is still finding out who its owner is. This page tries again by itself."),
+    403: (
+        "Not yours",
+        "This app is for its owner alone. If it should be you, APP_OWNER in its app.yaml says so.",
+    ),
+    503: (
+        "One moment",
+        "This app is still finding out who its owner is. This page tries again by itself.",
+    ),
 }
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="dark light">
 <meta name="viewport" content="width=device-width">
@@ -51,7 +53,12 @@ class Access:
         else:
             title, text = PAGES[status]
             head = '<meta http-equiv="refresh" content="5">' if status == 503 else ""
-            await _answer(send, status, "text/html; charset=utf-8", PAGE.format(title=title, text=text, head=head))
+            await _answer(
+                send,
+                status,
+                "text/html; charset=utf-8",
+                PAGE.format(title=title, text=text, head=head),
+            )
 
     def _refusal(self, scope: Scope) -> int:
         """The status to refuse with, 0 to let in."""
@@ -84,31 +91,10 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def _answer(send: Send, status: int, kind: str, text: str) -> None:
-    headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(text)), (b"cache-control", b"no-store")]
+    headers = [
+        (b"content-type", kind.encode()),
+        (b"content-length", b"%d" % len(text)),
+        (b"cache-control", b"no-store"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
-
-
-def find_owner(ask: Callable[[], str | None], sleep: Callable[[float], None] = time.sleep) -> str:
-    """Ask who the owner is until it is known, with pauses that grow from a second to a minute.
-
-    Arguments:
-        ask: asks once; may raise anything, or answer nothing.
-        sleep: waits that many seconds.
-
-    Returns:
-        The owner's e-mail address.
-    """
-    pause = 1.0
-    while True:
-        try:
-            if owner := (ask() or "").strip():
-                break
-            log.warning("The Apps API names no creator for this app. Asking again in %.0f s.", pause)
-        except Exception as error:  # no network, no permission, no credentials: each may pass
-            log.warning("The app's owner is not known yet (%s). Asking again in %.0f s.", error, pause)
-        sleep(pause)
-        pause = min(2 * pause, 60.0)
-    if "@" not in owner:
-        log.warning("This app's creator is no person with an e-mail address: set APP_OWNER to yours in app.yaml.")
-    return owner

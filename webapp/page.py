@@ -14,10 +14,11 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from hermes.config import was_proved
-from webapp.keep import DISK
-from webapp.panel import add_panels
+from webapp.keep.keeper import DISK
+from webapp.panels import add_panels
 from webapp.sessions import Sessions
-from webapp.terminal import RESET, Terminal, Viewer
+from webapp.terminal.pty import RESET, Terminal, Viewer
+from webapp.terminal.screen import Screen
 from webapp.tokens import POLL, TokenNews
 
 DAY = 86400.0
@@ -39,10 +40,6 @@ BUTTONS = [
     ("Larger font", "text_increase", "zoom(1)"),
     ("Find (Ctrl+Shift+F)", "search", "search()"),
 ]
-
-
-class Screen(ui.xterm, component="screen.js"):
-    """The terminal in the browser: `screen.js`, next to this file."""
 
 
 class Window:
@@ -68,7 +65,9 @@ class Window:
         self.screen.on("size", self._resize, throttle=0.1)
         with ui.element("aside").classes("once") as self.once:
             ui.label(DISK)
-            ui.button("Got it", on_click=self._read).props("flat dense no-caps no-wrap color=grey-4")
+            ui.button("Got it", on_click=self._read).props(
+                "flat dense no-caps no-wrap color=grey-4"
+            )
         self.once.set_visibility(False)
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
@@ -76,7 +75,9 @@ class Window:
             self.kept = ui.label().classes("kept")
             self.tabs = ui.element("nav").classes("tabs")
             for label, icon, call in BUTTONS:
-                button = ui.button(icon=icon).props(f'flat dense color=grey-4 aria-label="{label}" title="{label}"')
+                button = ui.button(icon=icon).props(
+                    f'flat dense color=grey-4 aria-label="{label}" title="{label}"'
+                )
                 button.on("click", js_handler=f"() => getElement({self.screen.id}).{call}")
             new = ui.button("New terminal", icon="add", on_click=self._new).classes("new")
             new.props('flat dense no-caps no-wrap color=grey-4 aria-label="New terminal"')
@@ -89,7 +90,9 @@ class Window:
         """Show a terminal: this one, else any that is open, else a new one."""
         self._leave()
         terminals = self.sessions.open
-        self.number = number if number in terminals else min(terminals, default=0) or self.sessions.new()
+        self.number = (
+            number if number in terminals else min(terminals, default=0) or self.sessions.new()
+        )
         self.terminal = terminals[self.number]
         self.serial += 1
         self.screen.run_method("start", self.serial)
@@ -103,11 +106,15 @@ class Window:
             self.show(self.number)
         elif self.sessions.settings.name and not self.sessions.settings.volume:
             with suppress(TimeoutError):
-                self.once.set_visibility(not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10))
+                self.once.set_visibility(
+                    not await self.client.run_javascript("localStorage.getItem('disk')", timeout=10)
+                )
 
     def _read(self) -> None:
         self.once.set_visibility(False)
-        self.client.run_javascript("localStorage.setItem('disk', 'read')")  # the browser's memory outlives our disk
+        self.client.run_javascript(
+            "localStorage.setItem('disk', 'read')"
+        )  # the browser's memory outlives our disk
 
     def _disconnect(self) -> None:
         if not self.client.has_socket_connection:
@@ -120,7 +127,9 @@ class Window:
 
     def _write(self, text: str) -> Awaitable[None]:
         # Not async: whether it is replayed is so now, not when its turn comes.
-        return self._run(f"getElement({self.screen.id}).show({json.dumps(text)}, {json.dumps(self.viewer.replayed)})")
+        return self._run(
+            f"getElement({self.screen.id}).show({json.dumps(text)}, {json.dumps(self.viewer.replayed)})"
+        )
 
     async def _run(self, code: str) -> None:
         await self.client.run_javascript(code, timeout=DAY)  # answered when xterm.js has parsed it
@@ -128,7 +137,10 @@ class Window:
     async def _type(self, event: GenericEventArguments) -> None:
         text, begun, more = event.args
         serial = self.serial
-        if self.terminal and begun in (0, serial):  # the rest of a paste is not for another terminal
+        if self.terminal and begun in (
+            0,
+            serial,
+        ):  # the rest of a paste is not for another terminal
             self.terminal.type(self.viewer, str(text))
             if more:
                 await self.terminal.taken()
@@ -148,19 +160,30 @@ class Window:
                 self.show(min(terminals))
                 return
             self._leave()
-            self.screen.run_method("show", f"{RESET}This terminal has ended. The button below opens a new one.\r\n", False)
+            self.screen.run_method(
+                "show",
+                f"{RESET}This terminal has ended. The button below opens a new one.\r\n",
+                False,
+            )
         self.tabs.clear()
         with self.tabs:
             for number in sorted(terminals) if len(terminals) > 1 else []:
-                tab = ui.button(str(number), on_click=partial(self.show, number)).props("flat dense color=grey-4")
-                tab.props(f'aria-label="Terminal {number}"').classes("shown" if number == self.number else "")
+                tab = ui.button(str(number), on_click=partial(self.show, number)).props(
+                    "flat dense color=grey-4"
+                )
+                tab.props(f'aria-label="Terminal {number}"').classes(
+                    "shown" if number == self.number else ""
+                )
 
     def _new(self) -> None:
         if number := self.sessions.new():
             self.show(number)
         else:
             limit = self.sessions.settings.limit
-            ui.notify(f"All {limit} terminals are in use; `exit` in one of them frees its place.", position="top")
+            ui.notify(
+                f"All {limit} terminals are in use; `exit` in one of them frees its place.",
+                position="top",
+            )
             self.screen.run_method("focus")
 
     def _describe(self) -> None:
@@ -177,9 +200,19 @@ def describe(config: Path) -> str:
         model = yaml.safe_load(config.read_text())["model"]
         url, name = model["base_url"].rstrip("/"), model["default"]
         elsewhere = urlsplit(url).hostname or "no route"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ):
         return ""
     doubt = "" if was_proved(config) is not False else "NOT PROVED · "
     gateway = "ai-gateway" in url or url.endswith(("/openai", "/mlflow/v1"))
-    route = "direct" if url.endswith("/serving-endpoints") else "AI Gateway" if gateway else elsewhere
+    route = (
+        "direct" if url.endswith("/serving-endpoints") else "AI Gateway" if gateway else elsewhere
+    )
     return f"{doubt}{name} · {route}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nicegui import Event
 
-from webapp.keep import Keeper
-from webapp.settings import Settings
-from webapp.terminal import Terminal
+from webapp.keep.keeper import Keeper
+from webapp.settings import AppSettings
+from webapp.terminal.pty import Terminal
 from webapp.tokens import bearer, log_in, one_line
 
 SETUP = [sys.executable, str(Path(__file__).resolve().parent.parent / "setup_hermes.py")]
@@ -25,12 +25,16 @@ class Sessions:
         keeper: brings back what was saved, before anything runs; None for nothing to bring back.
     """
 
-    def __init__(self, settings: Settings, keeper: Keeper | None = None) -> None:
+    def __init__(self, settings: AppSettings, keeper: Keeper | None = None) -> None:
         self.settings, self.keeper = settings, keeper
         self.open: dict[int, Terminal] = {}
         self.changed: Event[[]] = Event()
         # Why there is no Hermes; "" once it is set up.
-        self.note = "Hermes is not set up yet." if settings.hermes else "Hermes is turned off (ENABLE_HERMES)."
+        self.note = (
+            "Hermes is not set up yet."
+            if settings.hermes
+            else "Hermes is turned off (ENABLE_HERMES)."
+        )
         self._setup = asyncio.Lock()
         self._tasks: dict[Terminal, asyncio.Task[None]] = {}
 
@@ -61,7 +65,9 @@ class Sessions:
 
     async def close(self) -> None:
         """End every terminal, with all that runs in it."""
-        for terminal in self.open.values():  # the others are ending already, and must not be hindered
+        for (
+            terminal
+        ) in self.open.values():  # the others are ending already, and must not be hindered
             self._tasks[terminal].cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
@@ -86,7 +92,9 @@ class Sessions:
             if self.note:
                 terminal.say(f"{self.note} This is a shell.")
             else:
-                await terminal.run([str(settings.home / ".local" / "bin" / "hermes"), "chat"], cwd=folder, env=env)
+                await terminal.run(
+                    [str(settings.home / ".local" / "bin" / "hermes"), "chat"], cwd=folder, env=env
+                )
             await terminal.run([shutil.which("bash") or "sh"], cwd=folder, env=env)
         finally:
             del self.open[number]
@@ -96,7 +104,10 @@ class Sessions:
     async def _setup_env(self, terminal: Terminal) -> dict[str, str]:
         """The setup's environment: where we hold a client secret, with a token of ours in its place."""
         settings, env = self.settings, self.settings.setup_env
-        if settings.env.get("DATABRICKS_CLIENT_SECRET") and not env.get("DATABRICKS_TOKEN", "").strip():
+        if (
+            settings.env.get("DATABRICKS_CLIENT_SECRET")
+            and not env.get("DATABRICKS_TOKEN", "").strip()
+        ):
             try:
                 env["DATABRICKS_TOKEN"] = await asyncio.to_thread(lambda: bearer(log_in(settings)))
             except Exception as error:  # no network, a wrong secret: the setup goes on without a token, and says so

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes.settings import SettingError, read_flag, read_home
+from hermes.settings import read_flag, read_home
+from hermes.urls import SettingError
 
 
 @dataclass(frozen=True)
-class Settings:
+class AppSettings:
     """What the environment asks for, checked."""
 
     home: Path  # where Hermes and its config live
@@ -32,7 +33,11 @@ class Settings:
     @property
     def setup_env(self) -> dict[str, str]:
         """The setup's environment: without the service principal's secret, which any shell could read in its /proc."""
-        return {k: v for k, v in self.env.items() if k not in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")}
+        return {
+            k: v
+            for k, v in self.env.items()
+            if k not in ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")
+        }
 
     @property
     def shell_env(self) -> dict[str, str]:
@@ -40,12 +45,14 @@ class Settings:
         env = self.setup_env
         # A question for the cursor's position takes a way over the network that prompt_toolkit does not wait for.
         env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        env["PATH"] = os.pathsep.join([str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)])
+        env["PATH"] = os.pathsep.join(
+            [str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)]
+        )
         # The size of whoever started the app: programs would believe it rather than the terminal's own.
         return {"LANG": "C.UTF-8"} | {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}
 
 
-def read_settings(env: Mapping[str, str]) -> Settings:
+def read_settings(env: Mapping[str, str]) -> AppSettings:
     """Read and check the app's settings.
 
     Arguments:
@@ -61,7 +68,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     def number(name: str, default: int, most: int) -> int:
         text = env.get(name, "").strip() or str(default)
         if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= most):
-            raise SettingError(f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}")
+            raise SettingError(
+                f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}"
+            )
         return int(text)
 
     owner = env.get("APP_OWNER", "").strip()
@@ -70,11 +79,13 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     given = env.get("HERMES_VOLUME", "").strip()
     volume = given.rstrip("/")
     # Names in Unity Catalog hold no space, slash, dot or control character.
-    if given and not re.fullmatch(r"/Volumes(/[^\s./\x00-\x1f\x7f]+){3}(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*", volume):
+    if given and not re.fullmatch(
+        r"/Volumes(/[^\s./\x00-\x1f\x7f]+){3}(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*", volume
+    ):
         expected = "/Volumes/<catalog>/<schema>/<volume>, or a folder below it"
         raise SettingError(f"HERMES_VOLUME: {given[:100]!r} will not do; expected {expected}")
     home = read_home(env)
-    return Settings(
+    return AppSettings(
         home=home,
         name=env.get("DATABRICKS_APP_NAME", "").strip(),
         owner=owner,

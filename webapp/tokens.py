@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hermes.config import refresh_token
-from hermes.settings import sdk_config
-from utils import clean_url
-from webapp.settings import Settings
+from hermes.login import sdk_config
+from hermes.urls import clean_url
+from webapp.settings import AppSettings
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class TokenNews:
     trouble: str = ""  # what stood in the way of a fresh one the last time
 
 
-def log_in(settings: Settings) -> Any:
+def log_in(settings: AppSettings) -> Any:
     """Log in: databricks-sdk's `Config`, with the workspace's `host`."""
     return sdk_config(settings.env, settings.home, timeout=20)
 
@@ -37,7 +37,7 @@ def bearer(login: Any) -> str:
     return str(login.authenticate()["Authorization"]).removeprefix("Bearer ")
 
 
-def find_creator(settings: Settings) -> str | None:
+def find_creator(settings: AppSettings) -> str | None:
     """Ask the Apps API who created this app."""
     from databricks.sdk import WorkspaceClient
 

@@ -28,7 +28,9 @@ Message = dict[str, Any]
 DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.us databricks.azure.cn"
 DOMAINS += " cloud.databricks.com gcp.databricks.com databricks.us cloud.databricks.mil"
 NAMES = tuple(
-    f"custom:databricks-{name}{n}" for name in ("gateway", "direct", "fallback") for n in ("", "-2", "-3")
+    f"custom:databricks-{name}{n}"
+    for name in ("gateway", "direct", "fallback")
+    for n in ("", "-2", "-3")
 )  # what the fallback chain asks for
 MARK = {"cache_control": {"type": "ephemeral"}}
 
@@ -48,7 +50,9 @@ def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None
     facts = _facts(learnt, model, base_url)
     shaped, cap = [_plain(message) for message in messages], facts.get("max_tokens")
     claude = "claude" in model.lower()  # the others' models refuse cache marks
-    request: dict[str, Any] = {"messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)}
+    request: dict[str, Any] = {
+        "messages": _cached(shaped, facts.get("cache")) if claude else _one_call_each(shaped)
+    }
     own = learnt.get("max_tokens") if isinstance(learnt, dict) else None
     if type(cap) is int and cap > 0:
         request[cap_field(model)] = min(cap, own) if type(own) is int and own > 0 else cap
@@ -64,13 +68,20 @@ def cap_field(model: str) -> str:
 def family(model: str) -> str:
     """Whose model a name stands for: "claude", "gpt", "gemini", or "open" weights for all others."""
     name = model.lower()
-    return "open" if "gpt-oss" in name else next((f for f in ("claude", "gpt", "gemini") if f in name), "open")
+    return (
+        "open"
+        if "gpt-oss" in name
+        else next((f for f in ("claude", "gpt", "gemini") if f in name), "open")
+    )
 
 
 def is_databricks(base_url: str, learnt: Any = None) -> bool:
     """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
     found = re.match(r"https?://([\w.-]+?)\.?(:\d+)?([/?#]|$)", base_url, re.IGNORECASE)
-    host, hosts = found[1].lower() if found else "", learnt.get("hosts") if isinstance(learnt, dict) else None
+    host, hosts = (
+        found[1].lower() if found else "",
+        learnt.get("hosts") if isinstance(learnt, dict) else None,
+    )
     own = isinstance(hosts, list) and host in hosts
     return host != "" and (own or host.endswith(tuple(f".{domain}" for domain in DOMAINS.split())))
 
@@ -83,12 +94,22 @@ def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
 
 def _plain(message: Message) -> Message:
     """A message without a `name`, which only a user's may have, and with no empty text beside tool calls."""
-    kept = {key: value for key, value in message.items() if key != "name" or message.get("role") == "user"}
+    kept = {
+        key: value
+        for key, value in message.items()
+        if key != "name" or message.get("role") == "user"
+    }
     if message.get("role") == "assistant" and message.get("tool_calls"):
         content = message.get("content")
         if isinstance(content, list):
-            content = [part for part in content if part and (part.get("type") != "text" or part.get("text"))]
-        kept["content"] = content or " "  # as the vendor's own client does: databricks-openai 0.18.0
+            content = [
+                part
+                for part in content
+                if part and (part.get("type") != "text" or part.get("text"))
+            ]
+        kept["content"] = (
+            content or " "
+        )  # as the vendor's own client does: databricks-openai 0.18.0
     return kept
 
 
@@ -99,11 +120,19 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
         message, i = messages[i], i + 1
         answers = list(takewhile(lambda m: m.get("role") == "tool", messages[i:]))
         calls = {call.get("id"): call for call in message.get("tool_calls") or []}
-        if len(calls) > 1 and {answer.get("tool_call_id") for answer in answers} == set(calls) and len(calls) == len(answers):
+        if (
+            len(calls) > 1
+            and {answer.get("tool_call_id") for answer in answers} == set(calls)
+            and len(calls) == len(answers)
+        ):
             i += len(answers)
             for n, answer in enumerate(answers):
                 content = " " if n else message.get("content")
-                shaped += [message | {"content": content, "tool_calls": [calls[answer.get("tool_call_id")]]}, answer]
+                shaped += [
+                    message
+                    | {"content": content, "tool_calls": [calls[answer.get("tool_call_id")]]},
+                    answer,
+                ]
         else:
             shaped.append(message)
     return shaped
@@ -116,7 +145,11 @@ def _cached(messages: list[Message], where: Any) -> list[Message]:
     for i, message in reversed(list(enumerate(messages))):
         role, content = message.get("role"), message.get("content")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if left.get(str(role)) and parts and parts[-1].get("text", "no text, so nothing empty").strip():
+        if (
+            left.get(str(role))
+            and parts
+            and parts[-1].get("text", "no text, so nothing empty").strip()
+        ):
             shaped[i] = message | {"content": [*parts[:-1], parts[-1] | MARK]}
             left[str(role)] -= 1
     return shaped
@@ -144,13 +177,25 @@ def _profile(bundled: Any) -> Any:
             messages = seen.__dict__.pop("messages", None)
             body, fields = super().build_api_kwargs_extras(**context)
             with contextlib.suppress(Exception):  # whatever it is, the chat goes on
-                model, base_url, learnt = str(context.get("model")), str(context.get("base_url")), _learnt()
+                model, base_url, learnt = (
+                    str(context.get("model")),
+                    str(context.get("base_url")),
+                    _learnt(),
+                )
                 if is_databricks(base_url, learnt):
-                    adapted = adapt(messages, model, base_url, learnt) if messages and "session_id" in context else {}
+                    adapted = (
+                        adapt(messages, model, base_url, learnt)
+                        if messages and "session_id" in context
+                        else {}
+                    )
                     # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0 stumbles.
                     left_out = "reasoning_effort" if "claude" in model.lower() else ""
-                    fields = {key: value for key, value in fields.items() if key != left_out} | adapted
-                    body = {key: value for key, value in body.items() if key not in ("think", "options")}  # Ollama's
+                    fields = {
+                        key: value for key, value in fields.items() if key != left_out
+                    } | adapted
+                    body = {
+                        key: value for key, value in body.items() if key not in ("think", "options")
+                    }  # Ollama's
             return body, fields
 
     profile = copy.copy(bundled)

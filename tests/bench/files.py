@@ -1,0 +1,105 @@
+"""What files cost the server; part of `make bench`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+from tests.served import Served
+from tests.standin import StandIn
+
+Row = tuple[str, str, str, str]
+
+UPLOADS, EACH = 500, 2_000_000  # at once, bytes
+LARGE = 2_000_000_000  # bytes
+
+
+class Peak:
+    """The most resident memory of a server while this is entered, in MB; a context manager."""
+
+    def __init__(self, served: Served) -> None:
+        self.folder, self.most = Path(f"/proc/{served.process.pid}"), 0.0
+
+    def __enter__(self) -> Peak:
+        (self.folder / "clear_refs").write_text("5")  # VmHWM begins anew
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        status = (self.folder / "status").read_text()
+        self.most = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
+def upload(served: Served, start: threading.Barrier) -> None:
+    """One of many uploads; all of them have sent their beginning before one sends its rest."""
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        head = f"POST /files/same.bin HTTP/1.1\r\nHost: localhost:{served.port}\r\nOrigin: {served.url}\r\n"
+        connection.sendall(f"{head}Content-Length: {EACH}\r\n\r\n".encode() + bytes(1000))
+        start.wait()
+        connection.sendall(bytes(EACH - 1000))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def download(served: Served, path: str) -> tuple[float, int]:
+    """Seconds and bytes of one download."""
+    began, count = time.perf_counter(), 0
+    connection = HTTPConnection("localhost", served.port)
+    connection.request("GET", f"/files/{path}")
+    answer = connection.getresponse()
+    while data := answer.read(1 << 20):
+        count += len(data)
+    return time.perf_counter() - began, count
+
+
+def file_rows() -> Iterator[Row]:
+    """Many uploads at once, a large download, a large zip."""
+    with StandIn() as standin, Served(standin.env) as served:
+        projects = served.home / "projects"
+        start = threading.Barrier(UPLOADS)
+        with Peak(served) as peak:
+            began = time.perf_counter()
+            threads = [
+                threading.Thread(target=upload, args=(served, start)) for _ in range(UPLOADS)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            seconds = time.perf_counter() - began
+        found = [path.stat().st_size for path in (projects / "uploads").iterdir()]
+        assert found == [EACH] * UPLOADS
+        yield (
+            f"server's memory, {UPLOADS} uploads at once",
+            f"{peak.most:.0f} MB",
+            "< 150 MB",
+            f"1 GB in {seconds:.1f} s",
+        )
+        with (projects / "large").open("wb") as large:
+            for _ in range(20):
+                large.write(os.urandom(LARGE // 20))
+        with Peak(served) as peak:
+            seconds, count = download(served, "large")
+        assert count == LARGE
+        yield (
+            "server's memory, a download of 2 GB",
+            f"{peak.most:.0f} MB",
+            "< 150 MB",
+            f"{seconds:.1f} s",
+        )
+        with Peak(served) as peak:
+            seconds, _ = download(served, "uploads")
+        yield (
+            "server's memory, a zip of 1 GB",
+            f"{peak.most:.0f} MB",
+            "< 150 MB",
+            f"{seconds:.1f} s",
+        )
+
+
+if __name__ == "__main__":
+    for row in file_rows():
+        print("| " + " | ".join(row) + " |")

@@ -1,0 +1,120 @@
+"""What keeping costs, with 200 MB in 2,000 files, on this machine; part of `make bench`."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.bench.terminal import KEYS, Row, echo, opened
+from tests.conftest import ROOT
+from tests.served import Served, until
+from tests.standin import StandIn
+from tests.standin.files import Volume
+from tests.webapp.test_keep import DRIVER
+from tests.webapp.test_page import FLAGS, sees
+
+FILES, SIZE = 2000, 100_000  # bytes each
+
+
+def fill(home: Path) -> None:
+    """2,000 files, half of each compressible, as source and data are."""
+    rng = random.Random(1)
+    for number in range(FILES):
+        path = home / "projects" / f"{number % 40}" / f"{number}.dat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(SIZE // 2) + b"%6d\n" % number * (SIZE // 14))
+
+
+def states(volume: Volume) -> int:
+    return len(volume.names("state-"))
+
+
+def keeper(workspace: StandIn, home: Path, volume: Volume) -> subprocess.Popen[bytes]:
+    """What saves, without a page."""
+    env = workspace.env | {"HOME": str(home), "HERMES_VOLUME": volume.path}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env=env, cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+
+
+def keep_rows() -> Iterator[Row]:
+    """A first save, a small one, a restore, and typing while it saves."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        raise SystemExit("The terminal's figures need chromium, which is not installed.")
+    volume = Volume()
+    with (
+        sync_playwright() as playwright,
+        StandIn(rooms=volume.rooms()) as workspace,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        home = Path(folder)
+        fill(home)
+        started = time.monotonic()
+        saver = keeper(workspace, home, volume)
+        until(lambda: states(volume), lambda: "nothing is saved")
+        took, sent = [time.monotonic() - started], volume.sent()
+        yield (
+            "first save, 200 MB in 2,000 files",
+            f"{took.pop():.1f} s",
+            "",
+            f"{sent / 1e6:.0f} MB sent",
+        )
+        (home / "projects" / "7" / "7.dat").write_text("changed")
+        until(lambda: states(volume) > 1, lambda: "nothing is saved")
+        yield "sent for one changed file", f"{(volume.sent() - sent) / 1e6:.2f} MB", "< 1 MB", ""
+        saver.send_signal(signal.SIGTERM)
+        saver.wait()
+        for _ in range(3):
+            started = time.monotonic()
+            with (
+                Served(workspace.env, HERMES_VOLUME=volume.path) as served,
+                opened(browser, served) as page,
+            ):
+                sees(page, "This is a shell")
+                took.append(time.monotonic() - started)
+                assert len(list((served.home / "projects").glob("*/*"))) == FILES
+        yield (
+            "boot to the first terminal, 200 MB restored",
+            f"{statistics.median(took):.1f} s",
+            "< 5 s",
+            "",
+        )
+        with Served(workspace.env) as served, opened(browser, served) as page:
+            sees(page, "This is a shell")
+            page.locator(".xterm-helper-textarea").focus()
+            quiet, quiet_most = echo(page)
+            other = Volume(f"{volume.path}/other")
+            other.slow = 0.2  # a network that takes as long as the typing
+            workspace.rooms |= other.rooms()
+            saver = keeper(workspace, home, other)
+            until(lambda: other.names("pack-"), lambda: "nothing is saved")
+            busy, busy_most = echo(page)
+            note = f"{KEYS} keys; p95 {quiet_most:.1f} and {busy_most:.1f} ms"
+            if states(other):
+                note += "; the save was over before"
+            yield (
+                "keystroke echo during a save, p50",
+                f"{busy:.1f} ms",
+                f"< {1.5 * quiet:.1f} ms",
+                note,
+            )
+            saver.send_signal(signal.SIGTERM)
+            saver.wait()
+        browser.close()
+
+
+if __name__ == "__main__":
+    for row in keep_rows():
+        print(*row, sep="  ", flush=True)

@@ -1,0 +1,1072 @@
+"""deploy.py: from a checkout to a running app, with the real databricks-sdk, on the stand-in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from unittest.mock import Mock
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import yaml
+
+pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it is what deploys")
+pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+
+from databricks.sdk.clock import RealClock
+
+import deploy
+import deploying.app
+from deploying.settings import read_files
+from tests.conftest import ROOT
+from tests.served import until
+from tests.standin import OPUS_4_6, OPUS_4_7, Answer, Call, StandIn
+from tests.standin.apps import ME, PRINCIPAL, Apps, Runner, error
+from tests.test_layout import modules, needed
+
+FOLDER = f"/Users/{ME}/hermes"
+URL = "https://hermes-1234567890123456.7.azure.databricksapps.com"
+AI_MODEL = "system.ai.claude-opus"
+EVERYWHERE = {"openai": {OPUS_4_7, OPUS_4_6, AI_MODEL}, "serving-endpoints": {OPUS_4_6}}
+
+Door = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def apps() -> Apps:
+    return Apps()
+
+
+@pytest.fixture
+def workspace(apps: Apps) -> Iterator[StandIn]:
+    with StandIn(rooms=apps.rooms, serves=EVERYWHERE) as standin:
+        yield standin
+
+
+@pytest.fixture
+def door(
+    workspace: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Door:
+    """Runs deploy.py in this process, logged in; gives the exit code and what it printed, in which no token may be."""
+    for name in os.environ.keys() - workspace.env.keys():
+        monkeypatch.delenv(name)
+    for name, value in (workspace.env | {"HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(deploying.app, "POLL", 0.0)
+
+    def run(command: str = "deploy", typed: str = "", **given: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        code = deploy.main(
+            [command], os.environ | {f"DEPLOY_{name}": value for name, value in given.items()}
+        )
+        out, err = capsys.readouterr()
+        assert workspace.token not in out + err
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK's own waiting takes no time, and its patience ends all the same."""
+    now = [0.0]
+    monkeypatch.setattr(RealClock, "time", lambda _: now[0])
+    monkeypatch.setattr(RealClock, "sleep", lambda _, seconds: now.append(now.pop() + seconds))
+
+
+def app_yaml(apps: Apps) -> dict[str, str]:
+    """The environment that the uploaded app.yaml gives."""
+    return {
+        entry["name"]: entry["value"]
+        for entry in yaml.safe_load(apps.files[f"{FOLDER}/app.yaml"])["env"]
+    }
+
+
+def resources(apps: Apps) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = apps.apps["hermes"].get("resources", [])
+    return found
+
+
+def endpoint(name: str, model: str, permission: str = "CAN_QUERY") -> dict[str, object]:
+    return {"name": name, "serving_endpoint": {"name": model, "permission": permission}}
+
+
+# --- The first time, and the next -----------------------------------------------------------------------------------------
+
+
+def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
+    code, out, err = door()
+    assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+    assert (
+        f"Resources: {OPUS_4_7} is no serving endpoint of this workspace: its AI Gateway says who may use it"
+        in out
+    )
+    assert (
+        f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai (it answered)"
+        in out
+    )
+    assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
+    assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
+    assert {
+        name: data for name, data in apps.deployed.items() if name != deploying.app.MANIFEST
+    } == read_files(ROOT, {})
+    # Each new state is one line.
+    assert [
+        line.rpartition(",")[0] for line in out.splitlines() if line.startswith("Deploying:")
+    ] == [
+        "Deploying: IN_PROGRESS",
+        "Deploying: SUCCEEDED",
+    ]
+
+
+def test_the_second_run_changes_nothing(door: Door, apps: Apps) -> None:
+    door()
+    apps.calls.clear()
+    code, out, _ = door()
+    assert (code, apps.changes, out.splitlines()[-1]) == (0, [], URL)
+    assert out.count("unchanged") == 3
+    assert len(apps.calls) < 10
+
+
+def test_what_runs_is_uploaded_and_nothing_else() -> None:
+    files = read_files(ROOT, {})
+    code = {name for name in files if name.endswith(".py")}
+    assert code == {str(modules()[name].relative_to(ROOT)) for name in needed("app")}
+    # The rest is what Databricks reads, what Hermes reads beside its plugin, and what the code names.
+    read = {"app.yaml", "requirements.txt", "constraints.txt", "hermes/provider/plugin.yaml"}
+    text = b"".join(files[name] for name in code)
+    assert read <= files.keys()
+    assert [
+        name for name in files.keys() - code - read if name.rpartition("/")[2].encode() not in text
+    ] == []
+
+
+def test_caches_and_hidden_files_stay_here(tmp_path: Path) -> None:
+    for name in (
+        "app.yaml",
+        "hermes/a.py",
+        "hermes/__pycache__/a.pyc",
+        "hermes/.a.swp",
+        "hermes/a.py~",
+        "webapp/in/b.txt",
+        "n.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / "app.yaml", tmp_path)
+    assert sorted(read_files(tmp_path, {})) == ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
+
+
+def test_only_what_changed_is_uploaded(
+    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps.files[f"{FOLDER}/notes.txt"] = b"somebody's"
+    door()
+    files = read_files(ROOT, {})
+    changed = {name: data for name, data in files.items() if name != "webapp/page.py"} | {
+        "utils.py": b"# new\n\xff\r\n\x00"
+    }
+    monkeypatch.setattr(deploy, "read_files", lambda *_: changed)
+    apps.calls.clear()
+    code, out, _ = door()
+    assert code == 0
+    assert f"1 of {len(changed)} uploaded to /Workspace{FOLDER}: utils.py" in out
+    assert "webapp/page.py deleted" in out
+    assert apps.files[f"{FOLDER}/utils.py"] == b"# new\n\xff\r\n\x00"
+    assert f"{FOLDER}/webapp/page.py" not in apps.files
+    assert apps.files[f"{FOLDER}/notes.txt"] == b"somebody's"
+    assert (
+        apps.changes.count("POST /api/2.0/workspace/import") == 4
+    )  # the file, and what is known: before, after, deployed
+    assert apps.changes.count("POST /api/2.0/apps/hermes/deployments") == 1
+
+
+def test_a_list_of_files_that_cannot_be_read_or_trusted_deletes_nothing(
+    door: Door, apps: Apps
+) -> None:
+    door()
+    for text in (
+        "",
+        "[]",
+        '{"files": 3}',
+        '{"files": {"../x": "1", "/Users/y": "1"}, "given": [], "deployment": ""}',
+    ):
+        apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"] = text.encode()
+        apps.calls.clear()
+        assert door()[0] == 0
+        assert "POST /api/2.0/workspace/delete" not in apps.changes
+        assert len(json.loads(apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"])["files"]) == len(
+            read_files(ROOT, {})
+        )
+
+
+def test_a_dry_run_only_reads(door: Door, apps: Apps) -> None:
+    code, out, _ = door(DRY="1", SET="HERMES_MODEL=" + AI_MODEL, FORCE="1")
+    assert (code, apps.changes) == (0, [])
+    for line in (
+        "hermes would be created",
+        "would be given",
+        "would be uploaded",
+        "Deployed:  would be",
+    ):
+        assert line in out
+    door()
+    apps.calls.clear()
+    code, out, _ = door(DRY="1")
+    assert (code, apps.changes, out.count("unchanged")) == (0, [], 3)
+    code, out, _ = door("undeploy", "hermes\n", DRY="1")
+    assert (code, apps.changes) == (0, [])
+
+
+def test_a_dry_run_on_an_app_that_lacks_its_resources_only_reads(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME)
+    code, out, _ = door(DRY="1")
+    assert (code, apps.changes) == (0, [])
+    assert "would be given" in out
+
+
+@pytest.mark.parametrize("off", ["0", "false", "no"])
+def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
+    assert door(DRY=off)[0] == 0
+    assert "hermes" in apps.apps
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> None:
+    before = (ROOT / "app.yaml").read_bytes()
+    given = f"""HERMES_MODEL={OPUS_4_6} MAX_CONCURRENT_SESSIONS=3 APP_OWNER='"me": #1@example.com' DEEPWIKI_MCP_URL="""
+    assert door(SET=given)[0] == 0
+    env = app_yaml(apps)
+    assert (env["HERMES_MODEL"], env["MAX_CONCURRENT_SESSIONS"]) == (OPUS_4_6, "3")
+    assert (env["APP_OWNER"], env["DEEPWIKI_MCP_URL"]) == ('"me": #1@example.com', "")
+    assert env["HOME"] == "/app/python/source_code"
+    assert (ROOT / "app.yaml").read_bytes() == before
+    _, out, _ = door()
+    assert (
+        "APP_OWNER, DEEPWIKI_MCP_URL, HERMES_MODEL, MAX_CONCURRENT_SESSIONS given last time, and not now"
+        in out
+    )
+    assert apps.files[f"{FOLDER}/app.yaml"] == before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"SET": "DATABRICKS_TOKEN=dapi0123"},
+            "SET: DATABRICKS_TOKEN would lie open .* `valueFrom`",
+        ),
+        (
+            {"SET": "HERMES_MODLE=x"},
+            "SET: 'HERMES_MODLE' is no setting of the app; expected HOME, .*HERMES_MODEL",
+        ),
+        (
+            {"SET": "HERMES_MODEL=two words"},
+            r"SET: a word of it has no '=' \(not shown\); expected NAME=value pairs",
+        ),
+        (
+            {"SET": "dapi0123=x"},
+            r"SET: one of its names \(not shown\) is no setting of the app; expected (?!.*TOKEN)",
+        ),
+        ({"SET": "HERMES_MODEL"}, "SET: HERMES_MODEL has no value; expected HERMES_MODEL=value"),
+        ({"SET": "HERMES_MODEL='a"}, "SET: No closing quotation; expected NAME=value pairs"),
+        ({"SET": "HERMES_MODEL='a b'"}, "HERMES_MODEL: 'a b' will not do"),
+        ({"SET": "MAX_CONCURRENT_SESSIONS=many"}, "MAX_CONCURRENT_SESSIONS: 'many' will not do"),
+        ({"SET": "ENABLE_HERMES=perhaps"}, "ENABLE_HERMES: 'perhaps' will not do"),
+        ({"SET": "EXA_MCP_URL=http://x.example"}, "EXA_MCP_URL: 'http://x.example' will not do"),
+        (
+            {"SET": "DATABRICKS_GATEWAY_HOST=http://x.example"},
+            "DATABRICKS_GATEWAY_HOST: 'http://x.example' will not do",
+        ),
+        ({"APP": "Hermes!"}, "APP: 'Hermes!' will not do"),
+        (
+            {"VOLUME": "main.default"},
+            "VOLUME: 'main.default' will not do; expected catalog.schema.volume",
+        ),
+        (
+            {"VOLUME": "main.default.gone"},
+            "VOLUME: main.default.gone cannot be used .*does not exist",
+        ),
+        ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' will not do"),
+        ({"PROFILE": "work"}, "PROFILE: 'work' is not in"),
+        ({"HOST": "http://x.example"}, "HOST: 'http://x.example' will not do"),
+        ({"HOST": "https://x.example", "PROFILE": "work"}, "HOST: it is set, and PROFILE too"),
+        ({"DRY": "perhaps"}, "DRY: 'perhaps' will not do"),
+    ],
+)
+def test_bad_settings_are_one_line_and_nothing_is_touched(
+    door: Door, apps: Apps, given: dict[str, str], said: str
+) -> None:
+    code, out, err = door(**given)
+    assert (code, apps.changes, err.count("\n")) == (2, [], 1)
+    assert re.match(said, err)
+    assert "dapi0123" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *[
+            (text, "app.yaml: it has no usable `env`")
+            for text in ("", "[]", "env: 3", "env: [3]", "env:\n- value: 3", "a: b: c")
+        ],
+        (
+            "env:\n- {name: DATABRICKS_TOKEN, value: dapi0123}",
+            "app.yaml: DATABRICKS_TOKEN would lie open .* `valueFrom`",
+        ),
+    ],
+)
+def test_an_app_yaml_that_will_not_do_is_one_line(
+    door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    shutil.copy(ROOT / "app.yaml.template", root)
+    (root / "app.yaml").write_text(text)
+    monkeypatch.setattr(deploy, "ROOT", root)
+    for given in ({}, {"SET": "HERMES_MODEL=x"}):
+        code, out, err = door(**given)
+        assert (code, apps.changes, err.count("\n")) == (2, [], 1)
+        assert re.match(said, err)
+        assert "dapi0123" not in out + err
+
+
+def test_a_token_bound_to_the_app_stays_bound(
+    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = read_files(ROOT, {})
+    bound = files["app.yaml"] + b"  - name: DATABRICKS_TOKEN\n    valueFrom: my-token\n"
+    monkeypatch.setattr(
+        Path,
+        "read_bytes",
+        lambda path: bound if path.name == "app.yaml" else Path.open(path, "rb").read(),
+    )
+    assert door(SET=f"HERMES_MODEL={OPUS_4_6}")[0] == 0
+    assert {"name": "DATABRICKS_TOKEN", "valueFrom": "my-token"} in yaml.safe_load(
+        apps.files[f"{FOLDER}/app.yaml"]
+    )["env"]
+
+
+def test_hermes_turned_off_needs_no_route(door: Door, apps: Apps, workspace: StandIn) -> None:
+    workspace.serves = {}
+    code, out, _ = door(SET="ENABLE_HERMES=false")
+    assert (code, "Model:" in out, resources(apps)) == (0, False, [])
+
+
+def test_make_passes_what_it_is_given_as_it_is(workspace: StandIn, tmp_path: Path) -> None:
+    """Neither make nor the shell reads it, and a HOST of the environment is not taken for one that was given."""
+    evil = tmp_path / "evil"
+    given = f"A=$(shell touch {evil}) `touch {evil}`; 'touch {evil}' \"$$(touch {evil})\""
+    command = [
+        "make",
+        "-s",
+        "-o",
+        ".venv/ready",
+        "deploy",
+        f"SET={given}",
+        f"APP=$(shell touch {evil})",
+    ]
+    env = workspace.env | {"HOME": str(tmp_path), "HOST": "x86_64-conda-linux-gnu"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert f"APP: '$(shell touch {evil})' will not do" in done.stderr
+    command.pop()
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("SET: 'A' is no setting")
+    assert not evil.exists()
+
+
+# --- What it may use ------------------------------------------------------------------------------------------------------
+
+
+def test_other_resources_and_fields_of_an_app_stay(door: Door, apps: Apps) -> None:
+    theirs = [
+        {"name": "db", "sql_warehouse": {"id": "abc", "permission": "CAN_USE"}},
+        endpoint("hermes-model", "old-model"),
+    ]
+    apps.make(
+        "hermes",
+        ME,
+        description="mine",
+        budget_policy_id="b1",
+        user_api_scopes=["sql"],
+        resources=theirs,
+    )
+    assert door()[0] == 0
+    assert resources(apps) == [theirs[0], endpoint("hermes-fallback-model", OPUS_4_6)]
+    app = apps.apps["hermes"]
+    assert (app["description"], app["budget_policy_id"], app["user_api_scopes"]) == (
+        "mine",
+        "b1",
+        ["sql"],
+    )
+    _, out, _ = door("status")
+    assert f"Resources: abc (CAN_USE), {OPUS_4_6} (CAN_QUERY)" in out
+
+
+@pytest.mark.parametrize(
+    ("permission", "model", "enough"),
+    [
+        ("CAN_QUERY", OPUS_4_6, True),
+        ("CAN_MANAGE", OPUS_4_6, True),
+        ("CAN_VIEW", OPUS_4_6, False),
+        ("CAN_QUERY", "another-model", False),
+    ],
+)
+def test_a_resource_that_gives_as_much_is_enough(
+    door: Door, apps: Apps, permission: str, model: str, enough: bool
+) -> None:
+    theirs = endpoint("llm", model, permission)
+    apps.endpoints.add(model)
+    apps.make("hermes", ME, resources=[theirs])
+    assert door()[0] == 0
+    assert resources(apps) == [
+        theirs,
+        *([] if enough else [endpoint("hermes-fallback-model", OPUS_4_6)]),
+    ]
+
+
+def test_one_endpoint_for_both_models_is_one_resource(door: Door, apps: Apps) -> None:
+    assert door(SET=f"HERMES_MODEL={OPUS_4_6}")[0] == 0
+    assert [r["serving_endpoint"] for r in resources(apps)] == [
+        {"name": OPUS_4_6, "permission": "CAN_QUERY"}
+    ]
+
+
+@pytest.mark.parametrize("refusal", ["gone", "not mine to give"])
+def test_an_endpoint_that_cannot_be_given_is_said(door: Door, apps: Apps, refusal: str) -> None:
+    if refusal == "gone":
+        apps.endpoints.clear()
+    else:
+        apps.admin = False
+    code, out, _ = door()
+    assert (code, out.splitlines()[-1]) == (0, URL)
+    said = r"Resources: refused \(.*\): who manages databricks-claude-opus-4-6 \(CAN_QUERY\) can give it to app-1 hermes"
+    assert re.search(said, out)
+
+
+def test_a_volume_is_bound_and_named_to_the_app(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    assert door(VOLUME="main.default.home")[0] == 0
+    bound = {
+        "securable_full_name": "main.default.home",
+        "securable_type": "VOLUME",
+        "permission": "WRITE_VOLUME",
+    }
+    assert {"name": "hermes-volume", "uc_securable": bound} in resources(apps)
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home"
+    apps.calls.clear()
+    assert door(VOLUME="main.default.home")[0] == 0
+    assert apps.changes == []
+
+
+def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    assert door(SET="HERMES_VOLUME=/Volumes/main/default/home/mine")[0] == 0
+    assert "hermes-volume" in [r["name"] for r in resources(apps)]
+    apps.calls.clear()
+    code, out, _ = door()
+    assert (code, apps.changes) == (0, [])
+    assert (
+        'Volume:    /Volumes/main/default/home/mine as last time; SET="HERMES_VOLUME=" leaves it'
+        in out
+    )
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home/mine"
+    code, out, _ = door(SET="HERMES_VOLUME=", DRY="1")
+    assert "Resources: main.default.home (WRITE_VOLUME) would be taken away\n" in out
+    code, out, _ = door(SET="HERMES_VOLUME=")
+    assert "Resources: main.default.home (WRITE_VOLUME) taken away\n" in out
+    assert (app_yaml(apps)["HERMES_VOLUME"], [r["name"] for r in resources(apps)]) == (
+        "",
+        ["hermes-fallback-model"],
+    )
+    assert "as last time" not in door()[1]
+
+
+def test_a_volume_of_a_run_that_was_cut_off_stays_too(door: Door, apps: Apps, clock: None) -> None:
+    apps.volumes.add("main.default.home")
+    apps.fault = lambda call: error(400, "BAD_REQUEST", "no") if b"/utils.py" in call.body else None
+    assert door(VOLUME="main.default.home")[0] == 1
+    assert f"{FOLDER}/utils.py" not in apps.files
+    apps.fault = lambda call: None
+    assert door()[0] == 0
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home"
+
+
+@pytest.mark.parametrize("kind", ["MODEL_SERVICE", "FUNCTION"])
+def test_unity_catalogs_models_are_granted(door: Door, apps: Apps, kind: str) -> None:
+    apps.model = kind
+    code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}")
+    assert (code, f"EXECUTE for {AI_MODEL}: given\n" in out) == (0, True)
+    assert "is no serving endpoint" not in out  # nor should it be
+    assert apps.grants == {
+        ("CATALOG", "system"): {PRINCIPAL: {"USE_CATALOG"}},
+        ("SCHEMA", "system.ai"): {PRINCIPAL: {"USE_SCHEMA"}},
+        (kind, AI_MODEL): {PRINCIPAL: {"EXECUTE"}},
+    }
+    apps.admin = False  # and given is given
+    apps.calls.clear()
+    assert f"EXECUTE for {AI_MODEL}: given (unchanged)" in door(SET=f"HERMES_MODEL={AI_MODEL}")[1]
+    assert apps.changes == []
+
+
+def test_a_refused_grant_is_sql_for_an_admin(door: Door, apps: Apps) -> None:
+    apps.admin = False
+    code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}")
+    assert code == 0
+    assert re.findall("^  GRANT .*", out, re.MULTILINE) == [
+        f"  GRANT USE CATALOG ON CATALOG system TO `{PRINCIPAL}`;",
+        f"  GRANT USE SCHEMA ON SCHEMA system.ai TO `{PRINCIPAL}`;",
+        f"  GRANT EXECUTE ON SCHEMA system.ai TO `{PRINCIPAL}`;",
+    ]
+
+
+# --- What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_no_route_for_the_model_stops_before_anything(
+    door: Door, apps: Apps, workspace: StandIn
+) -> None:
+    workspace.serves = {"serving-endpoints": {OPUS_4_6}}
+    code, _, err = door()
+    assert (code, apps.changes) == (1, [])
+    assert (
+        f"Not served: {OPUS_4_7} is served on none of these routes. This workspace serves {OPUS_4_6}"
+        in err
+    )
+    assert door(FORCE="1")[0] == 0
+    assert apps.deployed
+
+
+def test_nobody_is_logged_in(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, _, err = door()
+    assert (code, apps.calls, err.count("\n")) == (1, [], 1)
+    assert re.match(r"Not logged in \(.*\): give PROFILE=...", err)
+
+
+def test_the_login_is_not_taken(door: Door, apps: Apps, workspace: StandIn) -> None:
+    workspace.reject_token = True
+    code, _, err = door()
+    assert (code, apps.calls, err.count("\n")) == (1, [], 1)
+    assert re.match(
+        r"Not logged in \(https://.* does not take this login: Invalid access token\)", err
+    )
+
+
+def test_a_service_principal_must_name_the_owner(door: Door, apps: Apps) -> None:
+    apps.me = PRINCIPAL
+    code, _, err = door()
+    assert (code, apps.changes) == (2, [])
+    assert err.startswith(f"APP_OWNER: it is not set, and {PRINCIPAL} is no person")
+    assert door(SET="APP_OWNER=me@example.com")[0] == 0
+
+
+def test_creating_apps_is_not_allowed(door: Door, apps: Apps) -> None:
+    apps.may_create = False
+    code, _, err = door()
+    assert (code, apps.files, err.count("\n")) == (1, {}, 1)
+    assert err.startswith(
+        "You may not create apps in this workspace (User does not have permission to create apps)"
+    )
+
+
+def test_the_name_is_taken(door: Door, apps: Apps) -> None:
+    apps.make("hermes", "somebody@example.com")
+    code, _, err = door()
+    assert (code, apps.changes, err.count("\n")) == (1, [], 1)
+    assert err.startswith(
+        "APP: 'hermes' is the app of somebody@example.com; expected a name of your own"
+    )
+    assert door(APP="hermes-2")[0] == 0
+    assert door(FORCE="1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [error(403, "PERMISSION_DENIED", "no"), error(404, "RESOURCE_DOES_NOT_EXIST", "no")]
+)
+def test_the_name_is_taken_by_an_app_that_is_hidden(door: Door, apps: Apps, answer: Answer) -> None:
+    apps.make("hermes", "somebody@example.com")
+    apps.fault = lambda call: (
+        answer if (call.method, call.path) == ("GET", "/api/2.0/apps/hermes") else None
+    )
+    code, _, err = door()
+    assert code == 1
+    assert re.fullmatch(
+        r"APP: 'hermes' is taken by an app that is hidden from you \(.+\); expected another name\n",
+        err,
+    )
+    assert apps.files == {}
+
+
+def test_there_is_no_room_for_another_app(door: Door, apps: Apps, clock: None) -> None:
+    apps.limit = 0
+    code, _, err = door()
+    assert (code, apps.files, err.count("\n")) == (1, {}, 1)
+    assert err.startswith(
+        "No room for another app (The maximum number of apps for this workspace, 0, was reached)"
+    )
+
+
+def test_the_app_does_not_start(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME, compute_status={"state": "STARTING", "message": ""})
+    broken = {
+        "name": "hermes",
+        "creator": ME,
+        "compute_status": {"state": "ERROR", "message": "no capacity"},
+    }
+    apps.fault = lambda call: (
+        (200, broken) if call.path == "/api/2.0/apps/hermes" and call.method == "GET" else None
+    )
+    code, _, err = door()
+    assert code == 1
+    assert err.startswith("hermes does not start (ERROR: no capacity). Its page: https://")
+
+
+@pytest.mark.parametrize("state", ["STOPPED", "STOPPING", "STARTING", "ERROR"])
+def test_an_app_that_is_down_is_brought_up(door: Door, apps: Apps, state: str) -> None:
+    door()
+    apps.apps["hermes"]["compute_status"] = {"state": state, "message": ""}
+    apps.calls.clear()
+    code, out, _ = door()
+    assert (code, f"hermes was {state}: started" in out) == (0, True)
+    assert apps.changes == ([] if state == "STARTING" else ["POST /api/2.0/apps/hermes/start"])
+
+
+def test_an_app_that_is_being_deleted_is_left_alone(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME, compute_status={"state": "DELETING", "message": ""})
+    code, _, err = door()
+    assert (code, apps.changes) == (1, [])
+    assert err.startswith("hermes is being deleted: run this again when it is gone")
+
+
+def test_a_deployment_fails_and_the_next_one_does_not(door: Door, apps: Apps) -> None:
+    apps.fails = "Error installing requirements"
+    code, _, err = door()
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(
+        "The deployment ended FAILED: Error installing requirements. Its logs: https://"
+    )
+    assert "FAILED" in door("status")[1]
+    apps.fails = ""
+    apps.calls.clear()
+    assert door()[0] == 0
+    # Nothing but the deployment, and which one it was.
+    assert apps.changes == [
+        "POST /api/2.0/apps/hermes/deployments",
+        "POST /api/2.0/workspace/import",
+    ]
+
+
+def test_an_app_that_crashes_is_said_and_deployed_again(door: Door, apps: Apps) -> None:
+    apps.crashes = "app.py exited with 2"
+    code, _, err = door()
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("hermes does not run (CRASHED: app.py exited with 2). Its logs: https://")
+    apps.crashes = ""
+    assert door()[0] == 0
+
+
+def test_somebody_elses_deployment_is_waited_for(door: Door, apps: Apps) -> None:
+    door()
+    other = {
+        "deployment_id": "x",
+        "create_time": "0",
+        "source_code_path": "/Workspace/x",
+        "status": {"state": "IN_PROGRESS", "message": ""},
+    }
+    apps.deployments["hermes"].append(other)
+    apps.apps["hermes"]["pending_deployment"] = other
+    apps.takes = 10
+    code, _, _ = door()
+    assert code == 0
+    assert "pending_deployment" not in apps.apps["hermes"]
+    assert apps.apps["hermes"]["active_deployment"] == apps.deployments["hermes"][-1] != other
+
+
+LOST = [
+    ("POST", "/api/2.0/apps", 1),
+    ("PATCH", "/api/2.0/apps/hermes", 1),
+    ("POST", "/api/2.0/workspace/mkdirs", 2),
+    ("POST", "/api/2.0/workspace/import", 1),
+    ("POST", "/api/2.0/workspace/import", 5),
+    ("POST", "/api/2.0/apps/hermes/deployments", 1),
+    ("GET", "/api/2.0/apps/hermes/deployments/.*", 1),
+]
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["not done", "done, not answered"])
+@pytest.mark.parametrize(("method", "path", "which"), LOST)
+def test_a_lost_connection_is_mended_by_the_next_run(
+    door: Door, apps: Apps, clock: None, method: str, path: str, which: int, answered: bool
+) -> None:
+    """From one call on nothing is answered; that one was carried out, or it was not."""
+    seen, rooms = [0], apps.rooms
+
+    def fault(call: Call) -> Answer | None:
+        if seen[0] >= which:
+            raise ConnectionError
+        seen[0] += call.method == method and re.fullmatch(path, call.path) is not None
+        if seen[0] < which:
+            return None
+        if answered:
+            beginning = max((b for b in rooms if call.path.startswith(b)), key=len)
+            apps.fault = lambda _: None
+            rooms[beginning](call)
+            apps.fault = fault
+        raise ConnectionError
+
+    apps.fault = fault
+    code, _, err = door()
+    assert (code, err.count("\n"), seen[0]) == (1, 1, which)
+    assert re.match(r"No connection \(.*\): run this again, it goes on from there", err)
+    apps.fault, apps.takes = lambda _: None, 10
+    code, out, err = door()
+    assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+    files = read_files(ROOT, {})
+    assert {name: apps.files[f"{FOLDER}/{name}"] for name in files} == files
+    assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
+    assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
+    if method == "GET":  # the deployment was under way, and is not made twice
+        assert apps.changes.count("POST /api/2.0/apps/hermes/deployments") == 1
+    apps.calls.clear()
+    assert (door()[0], apps.changes) == (0, [])
+
+
+def test_an_app_whose_creation_was_not_answered_is_ours(
+    door: Door, apps: Apps, clock: None
+) -> None:
+    """The SDK asks again by itself, and is told that there is such an app."""
+    create = apps.rooms["/api/2.0/apps"]
+
+    def fault(call: Call) -> Answer | None:
+        if call.method == "POST":
+            apps.fault = lambda _: None
+            create(call)
+            raise ConnectionError
+        return None
+
+    apps.fault = fault
+    code, out, err = door()
+    assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+    assert apps.changes.count("POST /api/2.0/apps") == 3  # cut off, carried out here, asked again
+
+
+def test_what_was_cut_off_and_taken_back_is_sent_again(
+    door: Door, apps: Apps, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file went up, the connection was lost, and the old file is wanted again."""
+    door()
+    old = read_files(ROOT, {})
+    monkeypatch.setattr(deploy, "read_files", lambda *_: old | {"utils.py": b"new"})
+
+    def fault(call: Call) -> Answer | None:
+        if apps.files[f"{FOLDER}/utils.py"] == b"new":
+            raise ConnectionError
+        return None
+
+    apps.fault = fault
+    assert door()[0] == 1
+    apps.fault = lambda _: None
+    monkeypatch.setattr(deploy, "read_files", lambda *_: old)
+    assert door()[0] == 0
+    assert apps.files[f"{FOLDER}/utils.py"] == old["utils.py"]
+
+
+def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = door()
+    assert code == 0
+    drawn = re.findall(r"\rDeploying: (\w+), \d+ s\x1b\[K", out)
+    assert (drawn[0], drawn[-1], len(drawn)) == ("IN_PROGRESS", "SUCCEEDED", 3)
+    assert out.count("Deploying") == 3
+
+
+# --- Login, status, undeploy ----------------------------------------------------------------------------------------------
+
+
+def test_a_profile_goes_before_the_environment(
+    door: Door, apps: Apps, workspace: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token goes to its host: one in the environment is of some other workspace."""
+    (tmp_path / ".databrickscfg").write_text(
+        f"[work]\nhost = https://{workspace.workspace_host}\ntoken = {workspace.token}\n"
+    )
+    monkeypatch.setenv("DATABRICKS_HOST", "https://other.example")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
+    code, out, _ = door(PROFILE="work")
+    assert (code, out.splitlines()[-1]) == (0, URL)
+    (tmp_path / ".databrickscfg").rename(tmp_path / "profiles")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "profiles"))
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
+    assert door(PROFILE="work")[0] == 0
+    assert "dapi-other" not in {request.token for request in workspace.requests}
+
+
+@pytest.mark.parametrize("name", ["HOST", "DATABRICKS_HOST"])
+def test_a_host_that_is_not_there_is_said_at_once(
+    door: Door, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://adb-1.2.azuredatabricks.nett"
+    for variable in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("DATABRICKS_HOST", url)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        mock := Mock(side_effect=socket.gaierror(-2, "Name or service not known")),
+    )
+    code, out, err = door(**({"HOST": url} if name == "HOST" else {}))
+    said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL, and a network that leads there\n"
+    assert (code, out, err) == (1, "", said)
+    assert mock.call_count == 1
+
+
+def test_a_profile_that_is_missing_is_named_as_it_was_chosen(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABRICKS_HOST")
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    (tmp_path / ".databrickscfg").write_text("[home]\nhost = https://x.example\n")
+    assert door()[2].startswith("PROFILE: it is not set; expected a profile of ")
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "work")
+    assert door()[2].startswith("DATABRICKS_CONFIG_PROFILE: 'work' is not in ")
+
+
+def test_a_login_without_a_token_is_said(
+    door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who says who it is logs in with a name and a password.
+    monkeypatch.setattr(deploy, "find_me", lambda client: ME)
+    monkeypatch.setattr(deploy, "read_manifest", lambda target: deploying.app.Manifest())
+    (tmp_path / ".databrickscfg").write_text(
+        "[work]\nhost = https://x.example\nusername = me\npassword = p4ssw0rd\n"
+    )
+    code, _, err = door(PROFILE="work")
+    assert (code, err) == (
+        1,
+        "Not logged in with a token (basic): give another PROFILE, or HOST=https://...\n",
+    )
+
+
+def test_a_volume_that_is_hidden_is_one_line(door: Door, apps: Apps) -> None:
+    hidden = error(403, "PERMISSION_DENIED", "User does not have READ VOLUME")
+    apps.fault = lambda call: hidden if "/volumes/" in call.path else None
+    code, _, err = door(VOLUME="main.default.home")
+    said = "VOLUME: main.default.home cannot be used (User does not have READ VOLUME); expected a volume of yours\n"
+    assert (code, err, apps.changes) == (2, said, [])
+
+
+def test_a_host_is_logged_in_with_the_browser(
+    door: Door, workspace: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's own browser login, once: it keeps what it was given. Here the browser comes straight back with a code."""
+    opened = list[str]()
+
+    def browse(url: str) -> None:
+        opened.append(url)
+        asked = dict(parse_qsl(urlsplit(url).query))
+        back = f"{asked['redirect_uri']}/?code=1&state={asked['state']}"
+        threading.Thread(
+            target=lambda: until(lambda: visited(back), lambda: "nobody waits for the browser"),
+            daemon=True,
+        ).start()
+
+    def visited(url: str) -> bool:
+        place = urlsplit(url)
+        with suppress(OSError), closing(HTTPConnection(place.netloc, timeout=5)) as connection:
+            connection.request("GET", f"/?{place.query}")
+            return connection.getresponse().status == 200
+        return False
+
+    def oidc(path: str, authorization: str) -> Answer:
+        if path == "/oidc/v1/token":
+            return 200, {
+                "access_token": workspace.token,
+                "token_type": "Bearer",
+                "expires_in": 3600,
+                "refresh_token": "r",
+            }
+        base = f"https://{workspace.workspace_host}/oidc/v1"
+        return 200, {
+            "authorization_endpoint": f"{base}/authorize",
+            "token_endpoint": f"{base}/token",
+        }
+
+    monkeypatch.setattr("webbrowser.open_new", browse)
+    monkeypatch.setattr(workspace, "_oidc", oidc)
+    monkeypatch.setenv("DATABRICKS_HOST", "https://other.example")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-other")
+    for _ in range(2):
+        code, out, err = door(HOST=f"{workspace.workspace_host}/?o=1")
+        assert (code, err, out.splitlines()[-1]) == (0, "", URL)
+        assert "Login:     in your browser, unless it was done before" in out
+    assert [url.partition("?")[0] for url in opened] == [
+        f"https://{workspace.workspace_host}/oidc/v1/authorize"
+    ]
+    assert "dapi-other" not in {request.token for request in workspace.requests}
+
+
+@pytest.mark.parametrize("path", ["/scim/v2/Me", "/apps/hermes", "/deployments", "/import"])
+def test_an_odd_answer_is_one_line(door: Door, apps: Apps, path: str) -> None:
+    """What is no object ends in whatever the SDK makes of it."""
+    apps.fault = lambda call: (200, b'"odd"') if call.path.endswith(path) else None
+    code, _, err = door()
+    assert (code, err) == (1, "It failed: 'str' object is not a mapping (TypeError).\n")
+
+
+def test_stopping_it_is_one_line(door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deploying.app, "wait", stop)
+        code, _, err = door()
+    assert (code, err) == (1, "Stopped: run this again, it goes on from there.\n")
+    assert door()[0] == 0
+
+
+def test_the_status_of_an_app_that_is_not_there(door: Door) -> None:
+    for command in ("status", "undeploy"):
+        code, _, err = door(command)
+        assert (code, err.startswith("APP: there is no app 'hermes' in https://")) == (1, True)
+
+
+def test_status_says_all_of_it(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME)
+    assert "Deployed:  never" in door("status")[1]
+    door()
+    apps.calls.clear()
+    code, out, _ = door("status")
+    assert (code, apps.changes, out.splitlines()[-1]) == (0, [], URL)
+    assert (
+        f"App:       hermes of {ME}: ACTIVE (App compute is running.), RUNNING (App is running.)"
+        in out
+    )
+    assert f"Resources: {OPUS_4_6} (CAN_QUERY)" in out
+    assert re.search("Deployed:  SUCCEEDED 2026-.*: App started successfully", out)
+
+
+def test_it_can_be_tried_by_hand_on_the_stand_in(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.standin",
+        "--apps",
+        "--",
+        sys.executable,
+        "deploy.py",
+        "deploy",
+    ]
+    env = os.environ | {
+        "HOME": str(tmp_path),
+        "DEPLOY_VOLUME": "main.default.home",
+        "DEPLOY_DRY": "1",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "main.default.home (WRITE_VOLUME), databricks-claude-opus-4-6 (CAN_QUERY) would be given"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "deleted"), [("hermes\n", True), ("hermes2\n", False), ("y\n", False), ("", False)]
+)
+def test_undeploy_deletes_what_was_typed(door: Door, apps: Apps, typed: str, deleted: bool) -> None:
+    door()
+    apps.calls.clear()
+    code, out, err = door("undeploy", typed)
+    assert "Type hermes to delete it: " in out
+    assert (code, apps.changes) == ((0, ["DELETE /api/2.0/apps/hermes"]) if deleted else (1, []))
+    assert err == ("" if deleted else "Nothing was deleted.\n")
+
+
+def test_help_and_nonsense(door: Door) -> None:
+    assert door("--help")[0] == 0
+    code, out, _ = door("deply")
+    assert (code, "make undeploy" in out) == (2, True)
+
+
+# --- From a checkout to a chat --------------------------------------------------------------------------------------------
+
+
+def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
+    apps: Apps, installed_hermes: Path, tmp_path: Path
+) -> None:
+    """The slowest of all: the uploaded files run as the app, in an environment of their own, behind Databricks' proxy."""
+    pytest.importorskip(
+        "playwright", reason="playwright, which drives the browser, is not installed"
+    )
+    from playwright.sync_api import expect, sync_playwright
+
+    from tests.webapp.test_page import FLAGS, PATIENCE, prompt, sees
+
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium, the browser, is not installed")
+    patience = float(PATIENCE)
+    with (
+        StandIn(rooms=apps.rooms, oauth=3600) as workspace,
+        Runner(workspace.env, installed_hermes) as runner,
+    ):
+        apps.runner = runner
+        home = workspace.env | {"HOME": str(tmp_path)}
+        command = [
+            "make",
+            "-s",
+            "-o",
+            ".venv/ready",
+            "deploy",
+            "SET=DEEPWIKI_MCP_URL= EXA_MCP_URL=",
+        ]
+        done = subprocess.run(
+            command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr + runner.log
+        url = done.stdout.splitlines()[-1]
+        assert url == URL
+
+        apps.calls.clear()
+        again = subprocess.run(
+            command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (again.returncode, again.stdout.splitlines()[-1], apps.changes) == (0, url, [])
+
+        rules = f"--host-resolver-rules=MAP {runner.host}:443 127.0.0.1:{runner.port}"
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, rules])
+            page = browser.new_context(
+                ignore_https_errors=True, viewport={"width": 1200, "height": 700}
+            ).new_page()
+            page.set_default_timeout(patience)
+            page.goto(url)
+            prompt(page)
+            page.keyboard.type("good morning\n")
+            sees(page, f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: good morning")
+
+            runner.visitor = "somebody@example.com"
+            stranger = browser.new_context(ignore_https_errors=True).new_page()
+            answer = stranger.goto(url)
+            assert answer
+            assert answer.status == 403
+            expect(stranger.locator("h1")).to_have_text("Not yours")
+            browser.close()

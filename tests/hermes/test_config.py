@@ -1,0 +1,1061 @@
+"""hermes/config.py: what is merged, kept and refreshed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hermes.config import _parse_config, _render, dump, refresh_token, write_config
+from hermes.merge import routes_here, url_of
+from hermes.routes import Routes
+from hermes.settings import read_settings
+from tests.conftest import ROOT
+from tests.mocked import (
+    DESIGN,
+    DIRECT,
+    HOST,
+    MLFLOW,
+    OPENAI,
+    OPUS_4_6,
+    OPUS_4_7,
+    TOKEN,
+    config_without_ours,
+    merged,
+    settings_for,
+)
+
+
+def test_the_config_is_the_designs(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert path.read_text() == DESIGN
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    stamp = path.stat().st_mtime_ns
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert path.stat().st_mtime_ns == stamp
+    assert sorted(p.name for p in path.parent.iterdir()) == [".config.yaml.setup", "config.yaml"]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()} == {0o600}
+
+
+USERS = f"""\
+# my Hermes
+memory: {{enabled: true}}  # keep
+
+# mine
+custom_providers:
+- name: mine   # inside what changes
+  base_url: https://mine.example
+  api_key: my-key
+fallback_providers:
+- provider: custom:mine
+  model: my-model
+- provider: custom
+  model: {OPUS_4_6}
+  base_url: {DIRECT}
+  api_key: stale
+- provider: custom
+  model: my-finetune
+  base_url: {DIRECT}
+  api_key: mine-too
+model:
+  default: gpt
+  provider: openai
+  api_mode: codex_responses
+  temperature: 0.5
+security:
+  allow_lazy_installs: true
+  other: 1
+skills:
+  external_dirs: [/my/skills]
+mcp_servers:
+  exa:
+    url: https://my.exa.example
+  deepwiki:
+    url: https://mcp.deepwiki.com/mcp
+# the end
+"""
+
+
+def test_the_users_own_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(USERS)
+    (tmp_path / ".claude" / "skills").mkdir(parents=True)
+    servers = {
+        "deepwiki": "",
+        "exa": "https://mcp.exa.ai/mcp",
+        "team-memory": "https://memory.example/mcp",
+    }
+    said = write_config(path, settings_for(tmp_path, mcp_servers=servers), Routes(OPENAI, OPENAI))
+    text, config, old = path.read_text(), yaml.safe_load(path.read_text()), yaml.safe_load(USERS)
+    assert text.startswith("# my Hermes\nmemory: {enabled: true}  # keep\n\n# mine\n")
+    assert text.endswith("# the end\n")
+    assert list(config) == list(old)
+    assert [p["name"] for p in config["custom_providers"]] == [
+        "mine",
+        "databricks-gateway",
+        "databricks-direct",
+    ]
+    assert config["custom_providers"][0] == old["custom_providers"][0]
+    assert config["fallback_providers"][3:] == [
+        old["fallback_providers"][0],
+        old["fallback_providers"][2],
+    ]
+    assert config["model"]["temperature"] == 0.5
+    assert "api_mode" not in config["model"]
+    assert config["security"] == {
+        "allow_lazy_installs": True,
+        "other": 1,
+        "tirith_path": "~/.local/bin/tirith",
+    }
+    assert config["skills"] == {"external_dirs": ["/my/skills"]}
+    assert config["mcp_servers"] == {
+        "exa": {"url": "https://my.exa.example"},
+        "team-memory": {"url": "https://memory.example/mcp"},
+    }
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == USERS
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert backup.name in said
+    write_config(
+        path, settings_for(tmp_path, model="other", mcp_servers=servers), Routes(MLFLOW, MLFLOW)
+    )
+    assert len(list(tmp_path.glob("*.bak"))) == 1
+    assert config_without_ours(yaml.safe_load(path.read_text())) == config_without_ours(config)
+
+
+def chain_of(path: Path) -> list[tuple[str, str]]:
+    return [
+        (e["provider"], e["model"]) for e in yaml.safe_load(path.read_text())["fallback_providers"]
+    ]
+
+
+def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    one = settings_for(tmp_path, fallback_model=OPUS_4_7)
+    write_config(path, one, Routes(OPENAI, OPENAI, direct=False))
+    assert chain_of(path) == [("custom:databricks-gateway", OPUS_4_7)]
+    mine = [
+        ("custom:databricks-gateway", "haiku"),
+        ("custom:databricks-direct", "my-finetune"),
+        ("custom", OPUS_4_6),
+    ]
+    config = yaml.safe_load(path.read_text())
+    config["fallback_providers"] += [
+        {"provider": provider, "model": model} for provider, model in mine
+    ]
+    config["fallback_providers"][-1] |= {"base_url": DIRECT, "key_env": "MY_KEY"}
+    config["custom_providers"].append(
+        {"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"}
+    )
+    path.write_text(dump(config))
+    gateway, direct, second = (
+        f"custom:databricks-{name}" for name in ("gateway", "direct", "fallback")
+    )
+    for settings, routes, ours in [
+        (one, Routes(OPENAI, OPENAI, direct=False), [(gateway, OPUS_4_7)]),
+        (
+            settings_for(tmp_path),
+            Routes(OPENAI, MLFLOW),
+            [(gateway, OPUS_4_7), (second, OPUS_4_6), (direct, OPUS_4_6)],
+        ),
+        (
+            settings_for(tmp_path, model="m", fallback_model="f", token="new", gateway=""),
+            Routes(DIRECT, DIRECT, direct=False),
+            [(direct, "m"), (direct, "f")],
+        ),
+    ]:
+        write_config(path, settings, routes)
+        assert chain_of(path) == [*ours, *mine]
+        named = {
+            e["name"]: e["api_key"] for e in yaml.safe_load(path.read_text())["custom_providers"]
+        }
+        assert named.keys() >= {"databricks-gateway", "databricks-direct"}
+        assert set(named.values()) == {settings.token}
+    assert list(tmp_path.glob("*.bak")) == []
+
+
+def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "custom_providers:\n- name: databricks-gateway\n  base_url: https://mine.example\n  api_key: my-key\n"
+    )
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert "my-key" in backup.read_text()
+
+
+def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
+    mine = {
+        "provider": "custom",
+        "model": OPUS_4_6,
+        "base_url": "http://127.0.0.1:11434/v1",
+        "api_key": "ollama",
+    }
+    settings = settings_for(tmp_path, host="http://127.0.0.1:8080", gateway="")
+    config = merged(
+        {"fallback_providers": [mine]},
+        settings,
+        Routes("http://127.0.0.1:8080/serving-endpoints", "x"),
+    )
+    assert config["fallback_providers"][-1] == mine
+
+
+def test_an_older_setups_inline_key_goes_from_the_older_word_too(tmp_path: Path) -> None:
+    """Hermes appends `fallback_model` to the chain. Source: hermes_cli.fallback_config of hermes-agent 0.19.0"""
+    path = tmp_path / "config.yaml"
+    ours = {"provider": "custom", "model": OPUS_4_6, "base_url": DIRECT, "api_key": "old"}
+    theirs = {"provider": "openrouter", "model": OPUS_4_6, "api_key": "theirs"}
+    cases: list[tuple[Any, Any]] = [
+        (ours, []),
+        ([ours, theirs], [theirs]),
+        (theirs, theirs),
+        ([theirs], [theirs]),
+    ]
+    for given, stays in cases:
+        path.write_text(dump({"fallback_model": given, "theme": "dark"}))
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        config = yaml.safe_load(path.read_text())
+        assert (config["fallback_model"], config["theme"]) == (stays, "dark")
+
+
+def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    path.write_text(
+        path.read_text().replace("custom_providers:\n", "custom_providers:\n# mine, within\n")
+    )
+    write_config(path, settings_for(tmp_path, token="new"), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN.replace(
+        "custom_providers:\n", "custom_providers:\n# mine, within\n"
+    ).replace(TOKEN, "new")
+
+
+def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# head\na: &x [1, 2]  # one\nb: *x  # two\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
+
+
+@pytest.mark.fault("file")
+def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
+    real = tmp_path / "config.yaml"
+    write_config(real, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").symlink_to(real)
+        assert refresh_token(tmp_path / name / "config.yaml", name)
+    assert list(tmp_path.rglob("*.setup")) == [tmp_path / ".config.yaml.setup"]
+
+
+def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
+    moved = {
+        "providers": {
+            "databricks-gateway": {"api": OPENAI, "api_key": "old"},
+            "mine": {"api": "https://mine.example"},
+        }
+    }
+    config = merged(moved, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert config["providers"] == {"mine": {"api": "https://mine.example"}}
+    assert [p["name"] for p in config["custom_providers"]] == [
+        "databricks-gateway",
+        "databricks-direct",
+    ]
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"model: [unclosed", b"- a\n- list\n", b"just text", b"42", b"\xff\xfe\x00", b"a: b: c", b"\ta: 1", b"a: *nowhere",
+        b"model: [1, 2]\n", b"custom_providers: {a: 1}\n", b"fallback_providers: text\n", b"when: 2020-13-45\n",
+        b"x: !!python/object:os.system {}\n",
+        b"{? [a]: 1, ? {b: c}: 2}", b"? [complex]\n: 1\n", b"a: 1\n---\nb: 2\n", b"[" * 5000, b"x: " + b"9" * 5000,
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_config_is_kept_aside(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(raw)
+    said = write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (kept,) = tmp_path.glob("config.yaml.*.bak")
+    assert kept.read_bytes() == raw
+    assert kept.name in said
+    assert "\n" not in said
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize("raw", [b"", b"\n", b"# only a comment\n", b"--- {}\n", b"null\n"])
+def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(raw)
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert path.read_text().startswith("#") == raw.startswith(b"#")
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x\nmodel: {default: m}\n",
+        "{a: 1, model: {default: m}}\n",
+        "---\na: 1\n...\n",
+        "a: 1\na: 2\n",
+        "a: |\n  text\n  # no comment\nmodel: x",
+        "a: .nan\n",
+        "a: 1\r\n# c\r\nmodel: x\r\n# d\r\nb: 2\r\n",
+        "\ufeffa: 1\n",
+        "'quoted key': 1\n12: x\n",
+    ],
+)
+def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
+    old, problem = _parse_config(text.encode())
+    assert problem == ""
+    new = merged(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    result = _render(text, old, new)
+    assert repr(yaml.safe_load(result)) == repr(new)
+    for comment in ("# c", "# d"):
+        assert (comment in result) == (comment in text)
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "a0: &a0 [x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)),
+        "model: {default: [1], base_url: {}}\nfallback_providers: [{model: [1]}, 3, [], {provider: {}, model: {}}]\n",
+        "custom_providers: [{name: [1]}, 3, null]\nmcp_servers: [1]\nsecurity: 5\nproviders: [databricks-gateway]\n",
+    ],
+    ids=["recursive", "a billion laughs", "odd entries", "odd sections"],
+)
+def test_a_hostile_config_is_merged_in_time_and_settles(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert "written" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
+    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert refresh_token(path, "new")
+    assert path.read_text().count("new") == 3
+
+
+@pytest.mark.fault("file")
+def test_a_symlink_is_followed(tmp_path: Path) -> None:
+    real, link = tmp_path / "dotfiles" / "hermes.yaml", tmp_path / "config.yaml"
+    real.parent.mkdir()
+    real.write_text("memory: {}\n")
+    link.symlink_to(real)
+    write_config(link, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert link.is_symlink()
+    assert yaml.safe_load(real.read_text())["model"]["base_url"] == OPENAI
+    assert refresh_token(link, "new")
+    assert link.is_symlink()
+    assert real.read_text().count("new") == 3
+
+
+def test_a_refresh_changes_our_keys_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    mine = "# mine\n- name: mine\n  base_url: https://mine.example\n  api_key: " + TOKEN + "\n"
+    path.write_text(DESIGN.replace("custom_providers:\n", f"custom_providers:\n{mine}"))
+    before = path.read_text()
+    assert refresh_token(path, "new: 'token' #1")
+    expected = before.replace(f"api_key: {TOKEN}", "api_key: 'new: ''token'' #1'").replace(
+        mine.replace(TOKEN, "'new: ''token'' #1'"), mine
+    )
+    assert path.read_text() == expected
+    assert not refresh_token(path, "new: 'token' #1")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_model_that_the_user_took_elsewhere_keeps_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        DESIGN.replace(
+            f"base_url: {OPENAI}\n  api_key: {TOKEN}\ncustom",
+            "base_url: https://mine.example\n  api_key: my-key\ncustom",
+        )
+    )
+    assert refresh_token(path, "new")
+    config = yaml.safe_load(path.read_text())
+    assert config["model"]["api_key"] == "my-key"
+    assert [p["api_key"] for p in config["custom_providers"]] == ["new", "new"]
+
+
+def test_a_migrated_config_is_refreshed(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    model = {"base_url": OPENAI, "api_key": "old"}
+    path.write_text(
+        dump(
+            {"model": model, "providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}}}
+        )
+    )
+    assert refresh_token(path, "new")
+    assert path.read_text().count("api_key: new") == 2
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize("text", [None, "", "model: [unclosed", "model: {api_key: mine}\n"])
+def test_a_config_that_is_not_ours_is_not_refreshed(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert not refresh_token(path, "new")
+    assert (path.read_text() if path.exists() else None) == text
+
+
+class Deep(yaml.SafeDumper):
+    """Writes lists as Hermes does."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+INDENTED = yaml.dump(yaml.safe_load(DESIGN), Dumper=Deep, sort_keys=False)
+
+
+@pytest.mark.parametrize("text", ["", INDENTED, "# mine\n" + INDENTED])
+def test_codas_rotator_reaches_every_key_after_a_setup(text: str, tmp_path: Path) -> None:
+    """Also where Hermes has written the file since, with its deeper lists."""
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    if text:
+        assert "\n    api_key: " in text
+        path.write_text(text)
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    rotated = re.sub(r"^  api_key: .*$", "  api_key: rotated", path.read_text(), flags=re.MULTILINE)
+    assert TOKEN not in rotated
+    assert rotated.count("rotated") == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        f"api_key: &tok {TOKEN}",
+        f"api_key: >-\n    {TOKEN}",
+        f"api_key: |-\n    {TOKEN}",
+        "api_key:",
+        f"api_key: !!str {TOKEN}",
+        f'"api_key": "{TOKEN}"',
+    ],
+)
+def test_a_refresh_survives_odd_yaml(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    tail = "mine: *tok\n" if "&tok" in odd else "mine: 1\n"
+    path.write_text(DESIGN.replace(f"api_key: {TOKEN}", odd, 1) + tail)
+    assert refresh_token(path, "new")
+    config = yaml.safe_load(path.read_text())
+    assert [config["model"]["api_key"], *(e["api_key"] for e in config["custom_providers"])] == [
+        "new"
+    ] * 3
+    assert {k: v for k, v in config.items() if k != "mine"} == yaml.safe_load(
+        DESIGN.replace(TOKEN, "new")
+    )
+    assert not refresh_token(path, "new")
+
+
+@pytest.mark.fault("oversized values")
+def test_an_oversized_config_is_merged(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = "".join(f"key{n}: {{a: [1, 2, 3], b: text}}  # {n}\n" for n in range(3000))
+    path.write_text(text)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text().startswith(text)
+
+
+@pytest.mark.fault("disk full")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE of 200 bytes stands for the disk that fills up in mid-write."""
+    path = tmp_path / "config.yaml"
+    path.write_text(DESIGN)
+    code = f"""if True:
+        import resource, signal, sys
+        from pathlib import Path
+        from setup_hermes import refresh_token
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        try:
+            refresh_token(Path({str(path)!r}), "new")
+        except OSError as error:
+            sys.exit(error.strerror)
+    """
+    root = ROOT
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "File too large\n"
+    assert path.read_text() == DESIGN
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+# --- Whose token goes where ---------------------------------------------------------------------------------------------
+
+OTHER = "https://adb-2.7.azuredatabricks.net"
+THERE = f"{OTHER}/serving-endpoints"
+
+
+def providers_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {e["name"]: e for e in yaml.safe_load(path.read_text())["custom_providers"]}
+
+
+def test_a_change_of_workspace_takes_no_token_along(tmp_path: Path) -> None:
+    """The user's entry keeps the old workspace's provider in the file, with the old workspace's key."""
+    path = tmp_path / "config.yaml"
+    old = settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a")
+    write_config(path, old, Routes(THERE, THERE))
+    config = yaml.safe_load(path.read_text())
+    config["fallback_providers"].append({"provider": "custom:databricks-direct", "model": "mine"})
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert {(e["base_url"], e["api_key"]) for e in providers_of(path).values()} == {
+        (THERE, "token-of-a"),
+        (OPENAI, TOKEN),
+        (DIRECT, TOKEN),
+    }
+    assert providers_of(path)["databricks-direct"]["base_url"] == THERE
+    chain = yaml.safe_load(path.read_text())["fallback_providers"]
+    assert [e["provider"] for e in chain[2:]] == [
+        "custom:databricks-direct-2",
+        "custom:databricks-direct",
+    ]
+    assert refresh_token(path, "new", HOST)
+    assert {(e["base_url"], e["api_key"]) for e in providers_of(path).values()} == {
+        (THERE, "token-of-a"),
+        (OPENAI, "new"),
+        (DIRECT, "new"),
+    }
+
+
+def test_a_provider_of_the_old_workspace_that_nobody_names_goes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(
+        path,
+        settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
+        Routes(THERE, THERE),
+    )
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+def test_a_token_of_another_workspace_is_not_brought_in(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert not refresh_token(path, "of-the-other", OTHER)
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.parametrize("name", ["databricks-direct", "databricks-gateway", "databricks-fallback"])
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_a_users_provider_with_a_name_of_ours_is_theirs(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    url = "https://llm.elsewhere.example/v1"
+    theirs: Any = [{"name": name, "base_url": url, "api_key": "their-key"}]
+    if form == "providers":
+        theirs = {name: {"api": url, "api_key": "their-key"}}
+    path.write_text(
+        dump(
+            {
+                form: theirs,
+                "fallback_providers": [{"provider": f"custom:{name}", "model": "theirs"}],
+            }
+        )
+    )
+    for token in (TOKEN, "second"):
+        write_config(path, settings_for(tmp_path, token=token), Routes(OPENAI, MLFLOW))
+        refresh_token(path, f"{token}-new", HOST)
+        config = yaml.safe_load(path.read_text())
+        there = config[form][0] if form == "custom_providers" else config[form][name]
+        assert there == (theirs[0] if form == "custom_providers" else theirs[name])
+        ours = {url_of(e): e["api_key"] for e in config["custom_providers"] if url_of(e) != url}
+        assert ours == dict.fromkeys([OPENAI, MLFLOW, DIRECT], f"{token}-new")
+        assert config["fallback_providers"][-1] == {"provider": f"custom:{name}", "model": "theirs"}
+        names = {url_of(e): e["name"] for e in config["custom_providers"]}
+        assert config["fallback_providers"][0]["provider"] == f"custom:{names[OPENAI]}"
+
+
+def test_without_a_memory_only_databricks_own_hosts_get_the_token(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    elsewhere = {
+        "name": "databricks-direct",
+        "base_url": "https://llm.elsewhere.example/v1",
+        "api_key": "their-key",
+    }
+    ours = {"name": "databricks-gateway", "base_url": OPENAI, "api_key": "old"}
+    path.write_text(dump({"custom_providers": [elsewhere, ours]}))
+    assert refresh_token(path, "new")
+    assert [e["api_key"] for e in providers_of(path).values()] == ["their-key", "new"]
+
+
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+@pytest.mark.parametrize("host", [HOST, ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        DIRECT.replace("https", "http"),
+        DIRECT.replace("https", "ftp"),
+        DIRECT.removeprefix("https:"),
+        f"{HOST}:8443/serving-endpoints",
+        DIRECT.replace("://", "://user:word@"),
+        DIRECT.replace("://", "://evil.example\\@"),
+        f"{HOST}.evil.example/serving-endpoints",
+        "https://evil.example/serving-endpoints#.azuredatabricks.net/",
+    ],
+)
+def test_without_a_memory_no_odd_url_gets_the_token(
+    url: str, host: str, form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    entry = {"base_url": url, "api_key": "old"}
+    path.write_text(
+        dump(
+            {
+                form: [{"name": "databricks-direct", **entry}]
+                if form == "custom_providers"
+                else {"databricks-direct": entry}
+            }
+        )
+    )
+    assert not refresh_token(path, "new", host)
+
+
+@pytest.mark.fault("token")
+def test_without_a_memory_a_gateway_waits_for_the_setup_where_the_workspace_is_known(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "config.yaml"
+    other = OPENAI.replace("https://", "https://9")
+    path.write_text(
+        dump(
+            {
+                "custom_providers": [
+                    {"name": "databricks-gateway", "base_url": other, "api_key": "old"}
+                ]
+            }
+        )
+    )
+    assert not refresh_token(path, "new", HOST)
+
+
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("keys", [("base_url", "api"), ("base_url", "url"), ("api", "url")])
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_an_entry_with_two_urls_gets_no_token(
+    form: str, keys: tuple[str, str], remembered: bool, tmp_path: Path
+) -> None:
+    """Hermes takes `api` first, in `providers`; whichever it takes, one of them is not ours."""
+    path = tmp_path / "config.yaml"
+    if remembered:
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    for first, second in (keys, keys[::-1]):
+        entry = {first: DIRECT, second: "https://evil.example/v1", "api_key": "old"}
+        listed = [{"name": "databricks-direct", **entry}]
+        config = {form: listed if form == "custom_providers" else {"databricks-direct": entry}}
+        path.write_text(dump(config))
+        assert not refresh_token(path, "new", HOST)
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        after = yaml.safe_load(path.read_text())
+        if form == "custom_providers":
+            assert listed[0] in after[form]
+        else:
+            assert after[form] == config[form]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {
+            "providers": {
+                "databricks-gateway": {"api": "https://other.example/v1", "api_key": "mine"}
+            }
+        },
+        {
+            "providers": {
+                "Databricks Gateway": {"api": "https://other.example/v1", "api_key": "mine"}
+            }
+        },
+        {
+            "providers": {
+                "x": {
+                    "name": "Databricks Gateway",
+                    "api": "https://other.example/v1",
+                    "api_key": "mine",
+                }
+            }
+        },
+        {
+            "custom_providers": [
+                {
+                    "name": "Databricks Gateway ",
+                    "base_url": "https://other.example/v1",
+                    "api_key": "mine",
+                }
+            ]
+        },
+        {
+            "custom_providers": [
+                {
+                    "name": "x",
+                    "provider_key": "databricks-gateway",
+                    "base_url": "https://other.example/v1",
+                    "api_key": "mine",
+                }
+            ]
+        },
+    ],
+)
+def test_a_name_that_hermes_would_take_for_theirs_is_not_ours(
+    theirs: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(theirs))
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        after = yaml.safe_load(path.read_text())
+        assert [e["provider"] for e in after["fallback_providers"]][:2] == [
+            "custom:databricks-gateway-2"
+        ] * 2
+        assert providers_of(path)["databricks-gateway-2"]["base_url"] == OPENAI
+        assert after.get("providers") == theirs.get("providers")
+        assert all(
+            entry in after["custom_providers"] for entry in theirs.get("custom_providers", [])
+        )
+
+
+@pytest.mark.parametrize("key", ["api", "url"])
+def test_a_list_with_an_odd_url_key_settles(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        dump({"custom_providers": [{"name": "databricks-gateway", key: OPENAI, "api_key": "old"}]})
+    )
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        entry = providers_of(path)["databricks-gateway"]
+        assert (entry["base_url"], entry["api_key"]) == (OPENAI, TOKEN)
+        assert key not in entry
+        assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
+
+
+def test_an_older_word_for_the_models_key_is_no_url(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    path.write_text(path.read_text().replace("model:\n", "model:\n  api: whatever\n", 1))
+    assert refresh_token(path, "new", HOST)
+    assert yaml.safe_load(path.read_text())["model"]["api_key"] == "new"
+
+
+def test_what_doctor_moved_goes_with_its_workspace(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(
+        path,
+        settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
+        Routes(THERE, THERE),
+    )
+    config = yaml.safe_load(path.read_text())
+    config["providers"] = {
+        e.pop("name"): {"api": e.pop("base_url"), **e} for e in config.pop("custom_providers")
+    }
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert "token-of-a" not in path.read_text()
+    assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
+
+
+def test_a_remembered_route_in_another_cloud_is_none_of_ours(env: dict[str, str]) -> None:
+    settings = read_settings(env)
+    there = "https://1.ai-gateway.cloud.databricks.com/openai"
+    written = {"host": settings.host, "providers": {"a": there, "b": OPENAI}}
+    here = routes_here(settings, Routes(DIRECT, DIRECT), written)
+    assert there not in here
+    assert {OPENAI, DIRECT} <= here
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("api_key: *k", "api_key: &k their-key"),
+        ("<<: *b", "<<: &b {api_key: their-key}"),
+        ("<<: *b\n  api_key: old", "<<: &b {api_key: their-key}"),
+    ],
+)
+def test_a_key_that_is_shared_by_an_anchor_becomes_two(
+    ours: str, theirs: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    mine = f"custom_providers:\n- name: mine\n  base_url: https://mine.example\n  {theirs}\n"
+    text = DESIGN.replace("custom_providers:\n", mine).replace(
+        f"base_url: {DIRECT}\n  api_key: {TOKEN}", f"base_url: {DIRECT}\n  {ours}"
+    )
+    path.write_text(text)
+    assert refresh_token(path, "new", HOST)
+    assert {name: e["api_key"] for name, e in providers_of(path).items()} == {
+        "mine": "their-key",
+        "databricks-gateway": "new",
+        "databricks-direct": "new",
+    }
+    # Where the entry has a key of its own, that is all that changes.
+    assert [b.read_text() for b in tmp_path.glob("*.bak")] == ([] if "old" in ours else [text])
+    assert not refresh_token(path, "new", HOST)
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("odd", ["fallback_providers: ''\n", "model: 5\n", "mcp_servers: 3\n"])
+def test_what_parses_is_refreshed_all_the_same(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = {**yaml.safe_load(path.read_text()), **yaml.safe_load(odd)}
+    path.write_text(dump(config))
+    assert refresh_token(path, "new", HOST)
+    assert {e["api_key"] for e in providers_of(path).values()} == {"new"}
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("text", ["model: [unclosed", "- a\n", "a: " + "[" * 400 + "]" * 400])
+def test_what_cannot_be_refreshed_is_logged(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert not refresh_token(path, "new-token")
+    assert len(caplog.records) == 1
+    assert "is not renewed" in caplog.text
+    assert "new-token" not in caplog.text
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [("", "new"), (HOST, "new"), (OTHER, "old"), ("https://dbc-1.cloud.databricks.com", "old")],
+)
+def test_without_a_memory_a_known_workspace_keeps_its_token(
+    host: str, key: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        dump(
+            {
+                "custom_providers": [
+                    {"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"}
+                ]
+            }
+        )
+    )
+    assert refresh_token(path, "new", host) is (key == "new")
+    assert providers_of(path)["databricks-direct"]["api_key"] == key
+
+
+# --- Nothing of the user's is lost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = yaml.safe_load(path.read_text())
+    config["custom_providers"][0] |= {"context_length": 200000, "extra_headers": {"X-Team": "a"}}
+    if form == "providers":
+        config["providers"] = {
+            e.pop("name"): {"api": e.pop("base_url"), **e, "transport": "chat_completions"}
+            for e in config.pop("custom_providers")
+        }
+    path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    entry = providers_of(path)["databricks-gateway"]
+    assert (entry["context_length"], entry["extra_headers"], entry["base_url"]) == (
+        200000,
+        {"X-Team": "a"},
+        OPENAI,
+    )
+    assert entry.get("api_mode") == ("chat_completions" if form == "providers" else None)
+    assert not {"api", "transport"} & entry.keys()
+
+
+def test_text_that_goes_is_kept_beside(tmp_path: Path) -> None:
+    """A duplicate key cannot be kept as it stands: the whole file is written anew, and its comments go."""
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    text = path.read_text() + "# mine\nmemory: {a: 1}\nmemory: {a: 2}\n"
+    path.write_text(text)
+    said = write_config(path, settings_for(tmp_path, model="other"), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == text
+    assert backup.name in said
+
+
+def test_a_file_that_was_swapped_in_is_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    text = "model: {default: gpt, provider: openai, api_key: theirs}\n" + DESIGN.partition(
+        "custom_providers"
+    )[2].join(["custom_providers", ""])
+    path.write_text(text)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == text
+
+
+def test_the_backup_is_there_before_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("memory: {}\n")
+    replace_file = os.replace
+
+    def fail(source: str, target: Path) -> None:
+        if Path(target).name == "config.yaml":
+            raise OSError("the disk is gone")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (backup,) = tmp_path.glob("*.bak")
+    assert backup.read_text() == path.read_text() == "memory: {}\n"
+    assert list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    steps: list[str] = []
+    sync, swap = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def replace_file(source: str, target: Path) -> None:
+        assert Path(source).parent == target.parent
+        steps.append("name")
+        swap(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace_file)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert steps == ["file", "name", "folder"]
+
+
+def test_a_refresh_waits_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    with open(tmp_path / ".config.yaml.setup") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=refresh_token, args=(path, "new"))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert path.read_text() == DESIGN
+    thread.join()
+    assert path.read_text() == DESIGN.replace(TOKEN, "new")
+
+
+@pytest.mark.fault("file")
+@pytest.mark.parametrize(
+    "memory",
+    [
+        '{"mcp_servers": null}',
+        "[]",
+        '{"providers": []}',
+        '{"providers": {"databricks-gateway": [1]}}',
+        "[" * 10000,
+    ]
+    + [
+        f'{{"{key}": {value}}}'
+        for key in ("fallback_providers", "models", "host")
+        for value in ("3", "null", '{"a": 1}')
+    ],
+)
+def test_an_odd_memory_stops_nothing(memory: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    (tmp_path / ".config.yaml.setup").write_text(memory)
+    refresh_token(path, "new", HOST)
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.fault("hostile YAML")
+def test_a_config_that_is_nested_too_deeply_is_kept_aside(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: " + "[" * 400 + "]" * 400)
+    assert "nested too deeply" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+@pytest.mark.fault("oversized values")
+def test_many_comments_take_no_time(tmp_path: Path) -> None:
+    """With a quadratic search this would take half an hour, and the test's time limit would end it."""
+    path = tmp_path / "config.yaml"
+    comments = "# comment\n\n" * 150_000
+    path.write_text(f"model: m\n{comments}b: 1\n")
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text().count("# comment") == 150_000
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
+    """CODA's setup gives its two servers a time-out."""
+    path = tmp_path / "config.yaml"
+    servers = {"deepwiki": "https://mcp.deepwiki.com/mcp", "exa": "https://mcp.exa.ai/mcp"}
+    entries = {name: {"url": url, "timeout": 60} for name, url in servers.items()}
+    path.write_text(
+        dump({"mcp_servers": {**entries, "mine": {"url": "https://mine.example", "timeout": 60}}})
+    )
+    there = servers if answers else dict.fromkeys(servers, "")
+    for _ in range(2):
+        write_config(path, settings_for(tmp_path, mcp_servers=there), Routes(OPENAI, OPENAI))
+        assert yaml.safe_load(path.read_text())["mcp_servers"].keys() == (
+            {*servers, "mine"} if answers else {"mine"}
+        )
+
+
+# --- Models to choose from ----------------------------------------------------------------------------------------------
+
+
+def test_the_workspaces_models_are_offered(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt", "sonnet")))
+    gateway, direct = providers_of(path).values()
+    assert gateway["models"] == {name: {} for name in (OPUS_4_6, OPUS_4_7, "gpt", "sonnet")}
+    assert direct["models"] == {name: {} for name in (OPUS_4_6, "gpt", "sonnet")}
+    assert gateway["discover_models"] is direct["discover_models"] is False
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    assert providers_of(path)["databricks-direct"]["models"] == {OPUS_4_6: {}, "gpt": {}}
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+def test_a_users_own_list_of_models_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    config = yaml.safe_load(path.read_text())
+    config["custom_providers"][0]["models"] = {"mine": {"context_length": 1000}}
+    config["custom_providers"][0]["discover_models"] = True
+    path.write_text(dump(config))
+    for models in (("gpt", "sonnet"), ()):
+        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=models))
+        entry = providers_of(path)["databricks-gateway"]
+        assert (entry["models"], entry["discover_models"]) == (
+            {"mine": {"context_length": 1000}},
+            True,
+        )

@@ -1,0 +1,138 @@
+"""hermes/proof.py against a workspace as strict as Databricks: what is asked, what is learnt, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+
+from hermes.proof import Prover
+from tests.conftest import ROOT
+from tests.standin import GPT, LLAMA, OPUS_4_6, OPUS_4_7, SONNET, StandIn
+
+
+def setup(
+    workspace: StandIn, home: Path, *arguments: str, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    workspace.requests.clear()
+    env = workspace.env | {"HOME": str(home), "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""} | settings
+    command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def learnt(home: Path) -> dict[str, Any]:
+    state = json.loads(
+        (home / ".hermes/plugins/model-providers/databricks/learnt.json").read_text()
+    )
+    models: dict[str, Any] = state["models"]
+    return models
+
+
+@pytest.mark.parametrize(
+    ("fault", "first", "facts"),
+    [
+        ({"lenient": {"cache-tool"}}, 3, {"cache": "all"}),
+        ({}, 4, {"cache": "no-tools"}),
+        ({"caps": {OPUS_4_7: 25000}}, 5, {"cache": "no-tools", "max_tokens": 25000}),
+        (
+            {"caps": {OPUS_4_7: 25000, OPUS_4_6: 8192}},
+            6,
+            {"cache": "no-tools", "max_tokens": 25000},
+        ),
+    ],
+)
+def test_what_is_refused_is_learnt_once(
+    fault: dict[str, Any], first: int, facts: dict[str, Any], home: Path
+) -> None:
+    with StandIn(**fault) as workspace:
+        done = setup(workspace, home)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "(it answered)" in done.stdout
+        assert len(workspace.chats()) == first
+        assert learnt(home)[OPUS_4_7] == {f"https://{workspace.gateway_host}/openai": facts}
+        before = learnt(home)
+        assert setup(workspace, home).returncode == 0
+        assert [r.status for r in workspace.chats()] == [200] * 3
+        assert learnt(home) == before
+        assert workspace.token not in json.dumps(before)
+
+
+def test_a_cap_that_shrinks_is_learnt_again(home: Path) -> None:
+    with StandIn(caps={OPUS_4_7: 25000}) as workspace:
+        assert setup(workspace, home).returncode == 0
+        workspace.caps[OPUS_4_7] = 8192
+        assert setup(workspace, home).returncode == 0
+        assert (
+            learnt(home)[OPUS_4_7][f"https://{workspace.gateway_host}/openai"]["max_tokens"] == 8192
+        )
+
+
+def test_what_was_learnt_of_a_route_goes_before_what_was_learnt_of_another() -> None:
+    there, here = {"cache": "none", "max_tokens": 1}, {"cache": "all"}
+    prover = Prover("", {OPUS_4_7: {"https://there.example": there, "https://here.example": here}})
+    assert prover._guess("https://here.example", OPUS_4_7) == here
+    assert prover._guess("https://new.example", OPUS_4_7) == there
+
+
+def test_marks_that_are_refused_everywhere_are_left_out(home: Path) -> None:
+    """The vendor's rule for other models, on this one."""
+    with StandIn(serves={"openai": {"claude-by-another-name", OPUS_4_7}}) as workspace:
+        answer = workspace.answer
+
+        def refuse(call: Any) -> Any:
+            if "cache_control" in call.body.decode():
+                return 400, {
+                    "error_code": "BAD_REQUEST",
+                    "message": 'json: unknown field "cache_control"',
+                }
+            return answer(call)
+
+        workspace.answer = refuse  # type: ignore[method-assign]
+        done = setup(workspace, home, "--check")
+        assert "serves the model (prompts are not cached)" in done.stdout
+
+
+@pytest.mark.parametrize("model", [OPUS_4_7, OPUS_4_6, SONNET, GPT])
+def test_each_family_is_asked_as_it_takes_it(model: str, home: Path) -> None:
+    with StandIn() as workspace:
+        done = setup(workspace, home, "--check", HERMES_MODEL=model)
+        assert (
+            done.stdout.splitlines()[-1]
+            == f"OK: {model} answers on https://{workspace.gateway_host}/openai."
+        )
+
+
+def test_a_model_that_is_of_no_use_to_hermes_is_said_with_others_that_are(home: Path) -> None:
+    with StandIn() as workspace:
+        done = setup(workspace, home, "--check", HERMES_MODEL=LLAMA)
+        assert done.returncode == 1
+        assert (
+            done.stdout.count("refuses what Hermes needs (stream_options): use another model") == 3
+        )
+        last = done.stdout.splitlines()[-1]
+        assert f"{LLAMA} is of no use to Hermes on any of these routes." in last
+        assert all(name in last for name in (OPUS_4_6, SONNET, GPT))
+        assert len(workspace.chats()) <= 7
+
+
+def test_a_cap_is_shown(home: Path) -> None:
+    with StandIn(caps={OPUS_4_7: 25000}) as workspace:
+        assert (
+            "serves the model (25000 output tokens at most)"
+            in setup(workspace, home, "--check").stdout
+        )
+        assert not (home / ".hermes").exists()
+
+
+@pytest.mark.parametrize("model", ["system.ai.claude-opus-4-7", "databricks-no-such"])
+def test_a_missing_permission_looks_like_a_missing_model(model: str, home: Path) -> None:
+    with StandIn() as workspace:
+        done = setup(workspace, home, "--check", HERMES_MODEL=model)
+        assert "not served here, or not permitted" in done.stdout
+        assert ("EXECUTE on it" in done.stdout.splitlines()[-1]) is model.startswith("system.ai.")

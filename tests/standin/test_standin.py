@@ -1,0 +1,519 @@
+"""The stand-in workspace refuses, caches and asks as Databricks does; the vendor's own client is the witness."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+
+from tests.conftest import ROOT
+from tests.standin import (
+    GATEWAY_ROUTES,
+    GPT,
+    LLAMA,
+    OPUS_4_6,
+    OPUS_4_7,
+    SONNET,
+    Call,
+    StandIn,
+    default_serves,
+)
+from tests.standin.models import MARKS, NAMES, RULES
+
+Body = dict[str, Any]
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+@pytest.fixture
+def workspace() -> Iterator[StandIn]:
+    with StandIn() as standin:
+        yield standin
+
+
+def text(words: str, **more: Any) -> list[Body]:
+    return [{"type": "text", "text": words, **more}]
+
+
+def user(content: Any = "hello") -> Body:
+    return {"role": "user", "content": content}
+
+
+def called(content: Any, *ids: str) -> Body:
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "terminal", "arguments": "{}"}}
+        for i in ids
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def tool(call: str, content: Any = "done", **more: Any) -> Body:
+    return {"role": "tool", "tool_call_id": call, "content": content, **more}
+
+
+def function(**more: Any) -> Body:
+    return {
+        "type": "function",
+        "function": {"name": "terminal", "description": "runs", "parameters": {}, **more},
+    }
+
+
+def post(
+    workspace: StandIn, model: str, *messages: Body, route: str = "mlflow/v1", **more: Any
+) -> tuple[int, Body]:
+    """What one chat completion is answered, without the wire."""
+    host = workspace.gateway_host if route in GATEWAY_ROUTES else workspace.workspace_host
+    body = json.dumps({"model": model, "messages": list(messages) or [user()], **more}).encode()
+    headers = {"authorization": f"Bearer {workspace.token}"}
+    status, answer = workspace.answer(
+        Call("POST", host, f"/{route}/chat/completions", {}, headers, body)
+    )
+    assert isinstance(answer, dict)
+    return status, answer
+
+
+def silent(content: Any = "") -> list[Body]:
+    return [user(), called(content, "a"), tool("a")]
+
+
+REFUSED: list[tuple[str, str, list[Body], Body, str]] = [
+    ("empty-content", OPUS_4_7, silent(), {}, "messages: text content blocks must be non-empty"),
+    ("empty-content", SONNET, silent(None), {}, "messages: text content blocks must be non-empty"),
+    (
+        "empty-content",
+        OPUS_4_6,
+        silent(text("")),
+        {},
+        "messages: text content blocks must be non-empty",
+    ),
+    (
+        "strict",
+        OPUS_4_7,
+        [user()],
+        {"tools": [function(strict=False)]},
+        "tools.0.custom.strict: Extra inputs are not permitted",
+    ),
+    (
+        "strict",
+        LLAMA,
+        [user()],
+        {"tools": [function(strict=True)]},
+        "tools.0.custom.strict: Extra inputs are not permitted",
+    ),
+    (
+        "name",
+        GPT,
+        [user(), called(" ", "a"), tool("a", name="terminal")],
+        {},
+        "messages.2.name: not supported",
+    ),
+    (
+        "tool-order",
+        GPT,
+        [user(), called(" ", "a", "b"), tool("a"), tool("b")],
+        {},
+        "the message before a tool message must carry tool_calls",
+    ),
+    (
+        "stream-options",
+        LLAMA,
+        [user()],
+        {"stream_options": {}},
+        'Bad request: json: unknown field "stream_options"',
+    ),
+    ("cap", SONNET, [user()], {"max_tokens": 65536}, "max_tokens (65536) cannot exceed 25000"),
+    (
+        "sampling",
+        OPUS_4_7,
+        [user()],
+        {"temperature": 1},
+        "Model us.anthropic.claude-opus-4-7 does not support the temperature parameter.",
+    ),
+    (
+        "reasoning-effort",
+        OPUS_4_6,
+        [user()],
+        {"reasoning_effort": "high"},
+        'json: unknown field "reasoning_effort"',
+    ),
+    (
+        "thinking",
+        GPT,
+        [user()],
+        {"thinking": {"type": "adaptive"}},
+        'json: unknown field "thinking"',
+    ),
+    (
+        "thinking",
+        SONNET,
+        [user()],
+        {"thinking": {"type": "adaptive"}},
+        "adaptive thinking is not supported on this model",
+    ),
+    (
+        "thinking",
+        SONNET,
+        [user()],
+        {"thinking": {"type": "enabled", "budget_tokens": 9000}, "max_tokens": 9000},
+        "thinking.enabled.budget_tokens: must be at least 1024 and less than max_tokens",
+    ),
+    (
+        "thinking",
+        SONNET,
+        silent(" "),
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        "Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
+    ),
+    (
+        "cache-tool",
+        OPUS_4_7,
+        [user(), called(" ", "a"), tool("a", text("done", **MARK))],
+        {},
+        "messages.2.content.0.tool_result.content.0.cache_control: cache_control may not be specified within "
+        "`tool_result.content`. Instead, place it directly on `tool_result`",
+    ),
+    ("cache-marks", GPT, [user(text("hello", **MARK))], {}, 'json: unknown field "cache_control"'),
+    (
+        "cache-marks",
+        OPUS_4_7,
+        [user(text("", **MARK))],
+        {},
+        "cache_control cannot be set for empty text blocks",
+    ),
+    (
+        "cache-marks",
+        OPUS_4_7,
+        [user(text("hello", **MARK))] * MARKS,
+        {"tools": [function() | MARK]},
+        "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+    ),
+    ("unknown-field", OPUS_4_7, [user()], {"store": True}, 'json: unknown field "store"'),
+    (
+        "unknown-field",
+        GPT,
+        [user()],
+        {"service_tier": "fast"},
+        'json: unknown field "service_tier"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "model", "messages", "more", "said"), REFUSED)
+def test_a_rule_refuses_unless_it_is_off(
+    rule: str, model: str, messages: list[Body], more: Body, said: str, workspace: StandIn
+) -> None:
+    workspace.caps = {SONNET: 25000}
+    refused = 400, {"error_code": "BAD_REQUEST", "message": said}
+    routes = [route for route, models in default_serves().items() if model in models]
+    assert [post(workspace, model, *messages, route=route, **more) for route in routes] == [
+        refused
+    ] * len(routes)
+    workspace.lenient = set(NAMES) - {rule}
+    assert post(workspace, model, *messages, **more) == refused
+    workspace.lenient = {f"{rule}@mlflow/v1"}
+    assert post(workspace, model, *messages, **more)[0] == 200
+    assert post(workspace, model, *messages, route="ai-gateway/mlflow/v1", **more) == refused
+
+
+def test_every_rule_is_seen() -> None:
+    assert {case[0] for case in REFUSED} == {*RULES, "cap"}
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "more"),
+    [
+        (
+            OPUS_4_7,
+            silent(" "),
+            {"tools": [function()], "max_tokens": 65536, "stream_options": {"include_usage": True}},
+        ),
+        (
+            OPUS_4_7,
+            [user(), {k: v for k, v in called("", "a").items() if k != "content"}, tool("a")],
+            {},
+        ),
+        (
+            OPUS_4_7,
+            [user(), called(" ", "a", "b"), tool("a"), tool("b")],
+            {"thinking": {"type": "adaptive"}},
+        ),
+        (OPUS_4_7, [user(text("hello", **MARK))] * MARKS, {}),
+        (OPUS_4_6, [user() | {"name": "Ann"}], {"temperature": 0}),
+        (
+            SONNET,
+            [user()],
+            {"max_tokens": 25000, "thinking": {"type": "enabled", "budget_tokens": 1024}},
+        ),
+        (GPT, silent(), {"reasoning_effort": "high", "tools": [function(strict=True)]}),
+        (
+            GPT,
+            [user(), called("", "a"), tool("a"), called("", "b"), tool("b")],
+            {"stream_options": {}},
+        ),
+        (LLAMA, silent(None), {"temperature": 0.5}),
+        ("an-endpoint-of-their-own", [user()], {"stream_options": {}, "reasoning_effort": "low"}),
+    ],
+)
+def test_what_is_right_is_taken(
+    model: str, messages: list[Body], more: Body, workspace: StandIn
+) -> None:
+    workspace.caps = {SONNET: 25000}
+    workspace.serves["mlflow/v1"].add("an-endpoint-of-their-own")
+    assert post(workspace, model, *messages, **more)[0] == 200
+
+
+def test_a_missing_permission_looks_like_a_missing_model(workspace: StandIn) -> None:
+    name = "system.ai.claude-opus-4-7"
+    assert post(workspace, name) == (
+        404,
+        {"error_code": "NOT_FOUND", "message": f"'{name}' does not exist"},
+    )
+    assert post(workspace, name, route="serving-endpoints")[1]["error_code"] == "ENDPOINT_NOT_FOUND"
+    workspace.lenient = {"missing-model"}
+    assert post(workspace, name)[1]["error_code"] == "ENDPOINT_NOT_FOUND"
+
+
+# --- The vendor's own client ------------------------------------------------------------------------------------------
+
+CLIENTS = """
+import json, os, sys
+from databricks.sdk import WorkspaceClient
+from databricks_openai import DatabricksOpenAI
+from openai import BadRequestError, OpenAI
+
+theirs = DatabricksOpenAI(workspace_client=WorkspaceClient())
+bare = OpenAI(base_url=os.environ["DATABRICKS_HOST"] + "/serving-endpoints", api_key=os.environ["DATABRICKS_TOKEN"])
+for request in json.load(sys.stdin):
+    for client in (bare, theirs):
+        try:
+            print(client.chat.completions.create(**json.loads(json.dumps(request))).choices[0].finish_reason)
+        except BadRequestError as error:
+            print(error.body["message"])
+"""
+
+
+def test_the_vendors_own_client_is_taken_where_a_bare_one_is_refused(workspace: StandIn) -> None:
+    pytest.importorskip(
+        "databricks_openai", reason="databricks-openai is missing: it is the vendor's own client"
+    )
+    requests: list[Body] = [
+        {"model": OPUS_4_6, "messages": silent()},
+        {"model": SONNET, "messages": silent(None)},
+        {"model": OPUS_4_6, "messages": [user()], "tools": [function(strict=True)]},
+        {"model": LLAMA, "messages": silent(), "tools": [function(strict=False)]},
+        {"model": GPT, "messages": silent(), "tools": [function(strict=True)]},
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENTS],
+        input=json.dumps(requests),
+        env=workspace.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    empty, strict = (case[4] for case in (REFUSED[0], REFUSED[3]))
+    assert done.stdout.split("\n") == [
+        *(empty, "stop") * 2,
+        *(strict, "stop") * 2,
+        "stop",
+        "stop",
+        "",
+    ], done.stderr
+    assert len({r.host for r in workspace.chats()}) == 1
+
+
+# --- The prompt cache -------------------------------------------------------------------------------------------------
+
+LONG = "word " * 2000  # 2,500 tokens
+
+
+def counted(
+    workspace: StandIn, *messages: Body, model: str = OPUS_4_7, **more: Any
+) -> tuple[int, int, int]:
+    """Tokens at the plain price, read and written, rounded down to hundreds: the JSON around a text counts too."""
+    status, answer = post(workspace, model, *messages, **more)
+    usage = answer["usage"]
+    read, write = (usage.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation"))
+    assert status == 200
+    return tuple(n // 100 * 100 for n in (usage["prompt_tokens"] - read - write, read, write))
+
+
+def test_a_mark_writes_what_stands_before_it_and_the_next_request_reads_it(
+    workspace: StandIn,
+) -> None:
+    system = {"role": "system", "content": text(LONG, **MARK)}
+    assert counted(workspace, system, user(LONG)) == (2500, 0, 2500)
+    assert counted(workspace, system, user(LONG)) == (2500, 2500, 0)
+    assert counted(workspace, system, user(text(LONG, **MARK))) == (0, 2500, 2500)
+    assert counted(workspace, system, user(text(LONG)), user(text("x", **MARK))) == (0, 5000, 0)
+
+
+def test_the_prefix_is_tools_then_system_then_messages(workspace: StandIn) -> None:
+    system, question = {"role": "system", "content": LONG}, user(text(LONG, **MARK))
+    assert counted(workspace, question, system, tools=[function(description=LONG) | MARK]) == (
+        0,
+        0,
+        7500,
+    )
+    assert (
+        counted(workspace, system, user("other"), tools=[function(description=LONG) | MARK])[1]
+        == 2500
+    )
+    assert counted(workspace, system, question, tools=[function(description=LONG)])[1] == 7500
+    assert (
+        counted(
+            workspace,
+            {"role": "system", "content": "x"},
+            question,
+            tools=[function(description=LONG)],
+        )[1]
+        == 2500
+    )
+
+
+def test_what_is_not_cached(workspace: StandIn) -> None:
+    marked = user(text(LONG, **MARK))
+    short = user(text("word " * 500, **MARK))
+    assert counted(workspace, short) == counted(workspace, short) == (600, 0, 0)
+    assert counted(workspace, marked) == (0, 0, 2500)
+    assert counted(workspace, marked, model=OPUS_4_6) == (0, 0, 2500)
+    workspace.lenient = {"cache-marks"}
+    assert (
+        counted(workspace, marked, model=GPT)
+        == counted(workspace, marked, model=GPT)
+        == (2500, 0, 0)
+    )
+
+
+@pytest.mark.parametrize(("between", "read"), [(18, 2500), (19, 0)])
+def test_it_looks_twenty_blocks_back(between: int, read: int, workspace: StandIn) -> None:
+    counted(workspace, user(text(LONG, **MARK)))
+    assert (
+        counted(workspace, user(LONG), *[user("x")] * between, user(text("x", **MARK)))[1] == read
+    )
+
+
+def test_it_lives_five_minutes_from_its_last_use(workspace: StandIn) -> None:
+    now = 0.0
+    workspace.cache.clock = lambda: now
+    question = user(text(LONG, **MARK))
+    reads = []
+    for now in (0.0, 299.0, 598.0, 898.0):  # noqa: B007
+        reads.append(counted(workspace, question)[1])
+    assert reads == [0, 2500, 2500, 0]
+
+
+# --- Tool calls -------------------------------------------------------------------------------------------------------
+
+
+def conversation(workspace: StandIn, question: str, messages: list[Body]) -> list[list[str]]:
+    """Ask, run what is asked for, until there is an answer in words; the commands by request."""
+    commands = []
+    messages.append(user(question))
+    while True:
+        answer = post(workspace, OPUS_4_6, *messages, tools=[function()])[1]["choices"][0]
+        message = answer["message"]
+        calls = message.get("tool_calls") or []
+        commands.append([json.loads(call["function"]["arguments"])["command"] for call in calls])
+        if not calls:
+            assert (answer["finish_reason"], question in message["content"]) == ("stop", True)
+            messages.append({"role": "assistant", "content": message["content"]})
+            return commands
+        assert (answer["finish_reason"], message["content"]) == ("tool_calls", None)
+        messages += [
+            called(" ", *(call["id"] for call in calls)),
+            *(tool(call["id"]) for call in calls),
+        ]
+
+
+def test_it_asks_for_tools_one_after_the_other_or_at_once(workspace: StandIn) -> None:
+    workspace.tool_calls, workspace.command, messages = 3, "run {}", list[Body]()
+    assert conversation(workspace, "first", messages) == [["run 1"], ["run 2"], ["run 3"], []]
+    workspace.at_once = True
+    assert conversation(workspace, "second", messages) == [["run 1", "run 2", "run 3"], []]
+    workspace.tool_calls, workspace.tool_call = 0, True
+    assert conversation(workspace, "third", messages) == [["run 1"], []]
+
+
+# --- Its command line -------------------------------------------------------------------------------------------------
+
+ASK = """
+import json, os, requests, sys
+headers = {"Authorization": "Bearer " + os.environ["DATABRICKS_TOKEN"]}
+url = os.environ["DATABRICKS_HOST"] + "/serving-endpoints/chat/completions"
+print(requests.post(url, json=json.loads(sys.argv[1]), headers=headers, timeout=9).text)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "said"),
+    [
+        ([], {"store": True}, 'unknown field \\"store\\"'),
+        (["--lenient", "unknown-field"], {"store": True}, "hello"),
+        (["--lenient", "unknown-field@openai"], {"store": True}, 'unknown field \\"store\\"'),
+        (["--cap", f"{OPUS_4_6}=100"], {"max_tokens": 101}, "max_tokens (101) cannot exceed 100"),
+        (["--tool-calls", "2", "--at-once"], {"tools": [function()]}, "the tool ran 2"),
+    ],
+)
+def test_options_turn_rules_off_and_set_caps(options: list[str], more: Body, said: str) -> None:
+    body = json.dumps({"model": OPUS_4_6, "messages": [user()], **more})
+    command = [
+        sys.executable,
+        "-m",
+        "tests.standin",
+        *options,
+        "--",
+        sys.executable,
+        "-c",
+        ASK,
+        body,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--lenient", "nonsense"],
+            "'nonsense': expected RULE or RULE@ROUTE with a rule of empty-content, ",
+        ),
+        (["--lenient", "strict@nowhere"], "'strict@nowhere': expected RULE or RULE@ROUTE"),
+        (["--cap", "model"], "'model': expected MODEL=TOKENS"),
+        (["--cap", "model=many"], "'model=many': expected MODEL=TOKENS"),
+    ],
+)
+def test_an_option_that_will_not_do_is_named(options: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.standin", *options, "--", "true"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_the_log_keeps_the_counts_and_a_stream_says_them(workspace: StandIn) -> None:
+    requests = pytest.importorskip("requests", reason="requests is missing: it asks over the wire")
+    url = f"https://{workspace.workspace_host}/serving-endpoints/chat/completions"
+    body = {"model": OPUS_4_6, "messages": [user(text(LONG, **MARK))], "stream": True}
+    with requests.Session() as session:
+        session.trust_env = False
+        session.proxies, session.verify = (
+            {"https": workspace.env["HTTPS_PROXY"]},
+            workspace.env["SSL_CERT_FILE"],
+        )
+        headers = {"Authorization": f"Bearer {workspace.token}"}
+        said = [session.post(url, json=body, headers=headers, timeout=9).text for _ in range(2)]
+    first, second = workspace.chats()
+    assert (first.input, first.read, second.input, second.write) == (0, 0, 0, 0)
+    assert first.write == second.read > 2500
+    assert f'"cache_creation_input_tokens": 0, "cache_read_input_tokens": {second.read}' in said[1]
+    assert said[0].endswith("data: [DONE]\n\n")

@@ -1,0 +1,263 @@
+"""How the project hangs together: its layers, its documents, what is deployed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+# Set by Databricks Apps, by CODA's parent process, or databricks-sdk's own.
+PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
+PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_FILE"}
+LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of an app.yaml
+CODAS_NAMES = "ensure_https, get_gateway_host, resolve_and_cache_gateway, adapt_instructions_file, get_npm_version, _probe_gateway"
+
+
+# --- CODA -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The setup alone, and a Python that has only requests and PyYAML."""
+    pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
+    folder = tmp_path / "coda"
+    folder.mkdir()
+    for name in ("utils.py", "setup_hermes.py"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(
+        ROOT / "hermes", folder / "hermes", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    pins = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line.startswith(("requests=", "PyYAML="))
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "python")], check=True
+    )
+    python = str(tmp_path / "python" / "bin" / "python")
+    subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *pins],
+        check=True,
+    )
+    return folder
+
+
+PARENT = f"""
+import subprocess, sys
+from utils import {CODAS_NAMES}
+resolve_and_cache_gateway()
+done = subprocess.run([sys.executable, "setup_hermes.py"], capture_output=True, text=True)
+print(done.stdout, done.stderr, sep="", end="")
+sys.exit(done.returncode)
+"""
+
+
+def test_the_setup_does_in_coda_by_itself(checkout: Path, hermes_home: Path) -> None:
+    """As CODA runs them: the parent finds the gateway once, the step runs as a child, its output is shown."""
+    pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+    from tests.standin import OPUS_4_7, StandIn
+
+    (checkout / "CLAUDE.md").write_text("# Claude\nrules\n")
+    with StandIn() as workspace:
+        env = workspace.env | {"HOME": str(hermes_home)}
+        command = [str(checkout.parent / "python" / "bin" / "python"), "-c", PARENT]
+        done = subprocess.run(
+            command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        assert (
+            f"Model:     {OPUS_4_7} on https://{workspace.gateway_host}/openai (it answered)"
+            in done.stdout
+        )
+        assert [
+            r.path
+            for r in workspace.requests
+            if r.host == workspace.gateway_host and r.method == "GET"
+        ] == ["/"]
+        config = yaml.safe_load((hermes_home / ".hermes" / "config.yaml").read_text())
+        assert config["model"]["base_url"] == f"https://{workspace.gateway_host}/openai"
+        assert (
+            hermes_home / ".hermes" / "HERMES.md"
+        ).read_text() == "# Hermes Agent on Databricks\nrules\n"
+
+        workspace.reject_token = True
+        done = subprocess.run(
+            command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0
+        assert "check DATABRICKS_TOKEN" in done.stdout
+
+        without = {k: v for k, v in env.items() if k != "DATABRICKS_TOKEN"}
+        done = subprocess.run(
+            command,
+            cwd=checkout,
+            env=without,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "No Databricks token yet" in done.stdout) == (0, True)
+
+
+# --- Deployment -----------------------------------------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """The program's own modules by dotted name."""
+    files = [
+        *ROOT.glob("*.py"),
+        *ROOT.glob("hermes/**/*.py"),
+        *ROOT.glob("webapp/**/*.py"),
+        *ROOT.glob("deploying/*.py"),
+    ]
+    return {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in files
+    }
+
+
+def imports(name: str) -> set[str]:
+    """The modules of ours that one of them imports."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & modules().keys()
+
+
+def needed(name: str) -> set[str]:
+    """A module and all of ours that it needs, the packages they are in and the programs they start included."""
+    found, new = set[str](), {name}
+    while new:
+        found |= new
+        started = {"setup_hermes", "webapp.keep.worker"} if "webapp.sessions" in new else set()
+        packages = {n.rpartition(".")[0] for n in new} & modules().keys()
+        new = set[str]().union(packages, started, *map(imports, new)) - found
+    return found
+
+
+def layer(module: str) -> int:
+    """Where a module stands: entry points above webapp and deploying, those above hermes, utils below it."""
+    if module in ("hermes.urls", "hermes.provider"):
+        return 0
+    return {"utils": 1, "hermes": 2, "webapp": 3, "deploying": 4}.get(module.partition(".")[0], 5)
+
+
+def test_arrows_point_down() -> None:
+    """An import goes to the same package or to a lower layer; nothing imports an entry point."""
+    for module in modules():
+        for other in imports(module) - {"hermes", "webapp", "deploying"}:
+            same = module.partition(".")[0] == other.partition(".")[0]
+            assert layer(other) < 5, f"{module} imports the entry point {other}"
+            assert same or layer(other) < layer(module), f"{module} imports {other}"
+        if layer(module) == 0:
+            assert imports(module) - {"hermes"} == set(), module
+
+
+def test_no_module_imports_anothers_private_name() -> None:
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in modules():
+                assert not [a.name for a in node.names if a.name.startswith("_")], name
+
+
+def test_the_runtime_is_pinned_throughout() -> None:
+    """Each of the five lines exactly, and below them everything that is installed here with them."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w-]+==[\d.]+", line)] == [
+        "-c constraints.txt"
+    ]
+    assert len(lines) == 6
+    constraints = (ROOT / "constraints.txt").read_text().lower()
+    for line in lines[:-1]:
+        assert f"\n{line.lower()}\n" in constraints
+    assert "://" not in constraints
+
+
+# --- Documents ------------------------------------------------------------------------------------------------------------
+
+
+def settings_in_code() -> set[str]:
+    """Every variable that the code reads from its environment."""
+    code = "".join(modules()[name].read_text() for name in needed("app"))
+    reads = re.findall(
+        r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number|_read_model)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"',
+        code,
+    )
+    return {name for names in reads for name in names if name} | {"_GATEWAY_RESOLVED"}
+
+
+def test_every_setting_is_in_the_readme_once_and_in_the_template() -> None:
+    code = settings_in_code()
+    assert {
+        "HERMES_MODEL",
+        "DATABRICKS_GATEWAY_HOST",
+        "MAX_CONCURRENT_SESSIONS",
+        "EXA_MCP_URL",
+        "HOME",
+    } <= code
+    table = (ROOT / "README.md").read_text().partition("## Settings\n")[2].partition("\n## ")[0]
+    rows = [
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(rows) == sorted(code - PLATFORM)
+    template = (ROOT / "app.yaml.template").read_text()
+    assert sorted(re.findall(r"- name: (\w+)", template)) == sorted({*rows} - LAPTOP)
+    for name in {*rows} - LAPTOP:
+        assert re.search(rf"^  # [A-Z\"].*\n  (# )?- name: {name}$", template, re.MULTILINE), (
+            f"{name} has no line of its own"
+        )
+
+
+def test_the_faults_are_counted() -> None:
+    for name in ("hypothesis", "trustme"):
+        pytest.importorskip(name, reason=f"{name} is missing: the tests that need it count too")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "--faults",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    table = re.findall(r"^\|.*\n", done.stdout, re.MULTILINE)
+    assert len(table) > 10
+    assert "".join(table) in (ROOT / "docs" / "faults.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["app.yaml", "app.yaml.template"])
+def test_the_apps_configuration_is_valid(name: str) -> None:
+    config = yaml.safe_load((ROOT / name).read_text())
+    assert config["command"] == ["python", "app.py"]
+    values = {entry["name"]: entry["value"] for entry in config["env"]}
+    assert all(isinstance(value, str) for value in values.values())
+    assert {"HOME", "ENABLE_HERMES", "HERMES_MODEL", "HERMES_FALLBACK_MODEL"} == set(values)
+
+
+def test_the_commented_template_is_valid_too() -> None:
+    text = re.sub(
+        r"^  # (- name|  value)",
+        r"  \1",
+        (ROOT / "app.yaml.template").read_text(),
+        flags=re.MULTILINE,
+    )
+    names = [entry["name"] for entry in yaml.safe_load(text)["env"]]
+    assert len(names) == len(set(names)) >= 15

@@ -1,0 +1,559 @@
+"""webapp/panels.py, its script and its style: drops, pastes, downloads and routes, in a real Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import resource
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
+pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
+
+from playwright.sync_api import Locator, Page, expect
+
+from hermes.config import was_proved
+from tests.served import Served, until
+from tests.standin import OPUS_4_7, StandIn
+from tests.webapp.test_page import (
+    BUFFER,
+    Open,
+    Relay,
+    browser,
+    line,
+    prompt,
+    run,
+    sees,
+    shells,
+    shot,
+    tabs,
+    window,
+    workspace,
+)
+from tests.webapp.test_tokens import Login, write_config
+from webapp import panels as panel
+from webapp.panels import age, ask_routes, size, token_line
+from webapp.settings import read_settings
+from webapp.tokens import TokenNews, keep_token_fresh
+
+__all__ = ["browser", "shells", "window", "workspace"]  # pytest finds these fixtures here
+
+PHONE = {"width": 390, "height": 844}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def drop(page: Page, *paths: Path) -> None:
+    """Drop files and folders of this machine on the page, as its window manager would."""
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
+
+
+def slow(page: Page) -> None:
+    """A line that sends 5 MB a second."""
+    limits = {
+        "offline": False,
+        "latency": 0,
+        "downloadThroughput": -1,
+        "uploadThroughput": 5_000_000,
+    }
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
+
+
+def dialog(page: Page, name: str) -> Locator:
+    return page.get_by_role("dialog", name=name)
+
+
+def named(panel: Locator) -> None:
+    """Whatever a person can act on has a name for a screen reader."""
+    acts = re.findall(
+        r"- (?:button|link|textbox|region|img|list)\b.*", snapshot := panel.aria_snapshot()
+    )
+    assert len(acts) > 4, snapshot
+    assert [act for act in acts if not re.match(r'- \w+ "\S', act)] == [], snapshot
+
+
+def typed(page: Page, text: str) -> None:
+    """Wait until a text stands at the prompt, however it is broken into rows."""
+    page.wait_for_function(f"text => (({BUFFER})()).replaceAll('\\n', '').includes(text)", arg=text)
+
+
+def ready(page: Page) -> None:
+    sees(page, "projects#" if os.getuid() == 0 else "projects$")
+
+
+# --- In -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dropped_file_lands_whole_and_its_path_is_typed(
+    window: Open, shells: Served, tmp_path: Path
+) -> None:
+    files = {
+        name: os.urandom(200_000)
+        for name in ("two words.bin", "it's größer.bin", "<img src=x onerror=alert(1)>.bin")
+    }
+    for name, body in files.items():
+        (tmp_path / name).write_bytes(body)
+    page = window(shells.url)
+    ready(page)
+    page.keyboard.type("sha256sum ")
+    drop(page, *(tmp_path / name for name in files))
+    uploads = shells.home / "projects" / "uploads"
+    typed(
+        page,
+        f"'{uploads}/two words.bin' '{uploads}/it'\"'\"'s größer.bin' '{uploads}/<img src=x onerror=alert(1)>.bin'",
+    )
+    assert {p.name: p.read_bytes() for p in uploads.iterdir()} == files
+    # It waits at the cursor, with the keyboard on it: the person presses Enter.
+    page.keyboard.type("| wc -l")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"/^3$/m.test(({BUFFER})())")
+    expect(page.locator(".giving")).to_be_hidden()
+
+
+def test_a_dropped_folder_keeps_its_structure(window: Open, shells: Served, tmp_path: Path) -> None:
+    for n in range(120):  # a browser gives a folder's entries in hundreds
+        (tmp_path / "my project" / "src").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "my project" / "src" / f"{n}.txt").write_text(str(n))
+    (tmp_path / "my project" / "empty").mkdir()
+    (tmp_path / "my project" / "top.txt").write_text("top")
+    page = window(shells.url)
+    ready(page)
+    for name in ("my project", "my project-2"):
+        drop(page, tmp_path / "my project")
+        typed(page, f"'{shells.home}/projects/uploads/{name}'")
+        root = shells.home / "projects" / "uploads" / name
+        assert {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} == {
+            "top.txt",
+            *(f"src/{n}.txt" for n in range(120)),
+        }
+        assert (root / "src" / "77.txt").read_text() == "77"
+        assert (root / "empty").is_dir()
+
+
+def test_a_program_that_asks_for_bracketed_paste_gets_one(
+    window: Open, shells: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    page = window(shells.url)
+    ready(page)
+    run(page, "printf '\\e[?2004h'; IFS= read -rsn400 -t3 x; printf '%q\\n' \"$x\"")
+    drop(page, tmp_path / "a.txt")
+    typed(page, "$'\\E[200~" + f"{shells.home}/projects/uploads/a.txt " + "\\E[201~'")
+
+
+def test_a_pasted_image_lands_and_pasted_text_is_typed(window: Open, shells: Served) -> None:
+    page = window(shells.url, permissions=["clipboard-read", "clipboard-write"])
+    ready(page)
+    copy = """async ([kind, data]) => {
+      const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+      await navigator.clipboard.write([new ClipboardItem({[kind]: new Blob([bytes], {type: kind})})]);
+    }"""
+    page.evaluate(copy, ["image/png", PIXEL])
+    page.locator(".xterm-helper-textarea").focus()
+    uploads = shells.home / "projects" / "uploads"
+    for count, keys in enumerate(["Shift+Insert", "Control+Shift+V"], 1):
+        page.keyboard.press(keys)
+        page.wait_for_function(f"n => (({BUFFER})()).split('/pasted-').length === n + 1", arg=count)
+    images = list(uploads.iterdir())
+    assert len(images) == 2
+    for image in images:
+        assert re.fullmatch(r"pasted-\d{14}(-2)?\.png", image.name)
+        assert image.read_bytes().startswith(b"\x89PNG\r\n")
+    page.evaluate(copy, ["text/plain", base64.b64encode(b"echo plain text").decode()])
+    page.keyboard.press("Shift+Insert")
+    typed(page, "echo plain text")
+    assert len(list(uploads.iterdir())) == 2
+
+
+@pytest.mark.fault("disk full")
+def test_what_goes_wrong_with_an_upload_is_one_line_each(
+    window: Open, shells: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "small.txt").write_text("small")
+    (tmp_path / "big.bin").write_bytes(bytes(30_000_000))
+    (tmp_path / "line\nbreak.txt").write_text("odd")
+    with (tmp_path / "huge.bin").open("wb") as huge:
+        huge.truncate(500_000_001)
+    page = window(shells.url)
+    ready(page)
+    before = resource.prlimit(shells.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(shells.process.pid, resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    drop(
+        page, *(tmp_path / name for name in ("small.txt", "big.bin", "line\nbreak.txt", "huge.bin"))
+    )
+    uploads = shells.home / "projects" / "uploads"
+    typed(page, f"{uploads}/small.txt")
+    alerts = page.locator(".giving li")
+    expect(alerts).to_have_count(3)
+    lines = sorted(alerts.all_inner_texts())
+    assert lines[0] == "big.bin: the disk takes no file of this size."
+    assert lines[1] == "huge.bin: it has more than 500 MB."
+    assert "control character" in lines[2]
+    assert [p.name for p in uploads.iterdir()] == ["small.txt"]
+    shot(page, "16-upload-refused")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".giving")).to_be_hidden()
+
+
+@pytest.mark.fault("network")
+def test_a_cut_connection_is_one_line_and_leaves_nothing(
+    window: Open, shells: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "big.bin").write_bytes(os.urandom(50_000_000))
+    uploads = shells.home / "projects" / "uploads"
+    with Relay(shells.port) as relay:
+        page = window(relay.url)
+        ready(page)
+        slow(page)
+        drop(page, tmp_path / "big.bin")
+        page.wait_for_function("document.querySelector('.giving progress')?.value > 0.05")
+        shot(page, "17-upload")
+        relay.cut()
+        expect(page.locator(".giving li")).to_contain_text(
+            "big.bin: the connection was lost", timeout=60_000
+        )
+        until(lambda: list(uploads.iterdir()) == [], lambda: str(list(uploads.iterdir())))
+
+
+def test_an_upload_can_be_stopped(window: Open, shells: Served, tmp_path: Path) -> None:
+    for n in range(6):
+        (tmp_path / f"{n}.bin").write_bytes(os.urandom(20_000_000))
+    uploads = shells.home / "projects" / "uploads"
+    page = window(shells.url)
+    ready(page)
+    slow(page)
+    drop(page, *tmp_path.iterdir())
+    page.wait_for_function("document.querySelector('.giving progress')?.value > 0.02")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".giving li")).to_have_count(6)
+    until(lambda: list(uploads.iterdir()) == [], lambda: str(list(uploads.iterdir())))
+
+
+# --- Out ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("viewport", [None, PHONE], ids=["1200", "390"])
+def test_the_files_panel_without_a_mouse(
+    window: Open, shells: Served, viewport: dict[str, int] | None
+) -> None:
+    root = shells.home / "projects"
+    (root / "reports" / "2026").mkdir(parents=True)
+    (root / "reports" / "2026" / "sum <b>.csv").write_text("1;2\n")
+    (root / "reports" / os.fsdecode(b"odd \xff\nname")).write_bytes(b"odd")
+    (root / "notes.md").write_bytes(b"n" * 4200)
+    (
+        root
+        / "a very long name that does not fit into one line of a phone, whatever one does about it.txt"
+    ).touch()
+    (root / "current").symlink_to("/etc")
+    now = time.time()
+    for n, name in enumerate(["notes.md", "reports"]):
+        os.utime(root / name, (now - 3600 * (n + 1), now - 3600 * (n + 1)))
+    page = window(shells.url)
+    if viewport:
+        page.set_viewport_size(viewport)  # type: ignore[arg-type]
+    ready(page)
+    page.keyboard.press("Control+Shift+E")
+    files = dialog(page, "Files")
+    rows = files.get_by_role("listitem")
+    expect(rows).to_have_count(4)
+    texts = [re.sub(r"\s+", " ", text) for text in rows.all_inner_texts()]
+    assert texts[-2:] == ["notes.md 4.2 kB 1 h", "reports/ zip 2 h"]
+    assert "link, not followed" in "".join(texts[:2])
+    named(files)
+    shot(page, f"18-files-{viewport['width'] if viewport else 1200}")
+
+    def focused() -> str:
+        return str(
+            page.evaluate(
+                "(e => e.matches('a, button') ? e.ariaLabel || e.innerText : '')(document.activeElement)"
+            )
+        )
+
+    def tab_to(name: str) -> None:
+        for _ in range(30):
+            if name in focused():
+                style = page.evaluate(
+                    "(s => s.outlineStyle + s.outlineWidth)(getComputedStyle(document.activeElement))"
+                )
+                assert style == "solid2px", name
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"no way to {name}")
+
+    tab_to("reports/")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(2)
+    expect(files).to_contain_text("odd \\xff\\nname")
+    tab_to("2026/")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(1)
+    expect(files.get_by_role("navigation", name="Folder")).to_have_text(
+        re.compile(r"projects /\s*reports /\s*2026 /")
+    )
+    tab_to("sum <b>.csv")
+    with page.expect_download() as caught:
+        page.keyboard.press("Enter")
+    assert Path(caught.value.path()).read_text() == "1;2\n"
+    assert re.fullmatch(
+        r"sum .b.\.csv", caught.value.suggested_filename
+    )  # the browser's own care for its file system
+    files.get_by_role("button", name="projects /").focus()
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(4)
+    tab_to("reports as a zip")
+    with page.expect_download() as caught:
+        page.keyboard.press("Enter")
+    assert caught.value.suggested_filename == "reports.zip"
+    with zipfile.ZipFile(io.BytesIO(Path(caught.value.path()).read_bytes())) as archive:
+        assert sorted(archive.namelist()) == [
+            "reports/2026/",
+            "reports/2026/sum <b>.csv",
+            "reports/odd \\xff\nname",
+        ]
+    files.get_by_label("Filter").focus()
+    page.keyboard.type("NOTES")
+    expect(rows).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("Escape")
+    expect(files).to_be_hidden()
+    # One at a time, and the key that opened it closes it.
+    page.keyboard.press("Control+Shift+E")
+    expect(files).to_be_visible()
+    page.keyboard.press("Control+Shift+G")
+    expect(dialog(page, "Routes")).to_be_visible()
+    expect(files).to_be_hidden()
+    page.keyboard.press("Control+Shift+G")
+    expect(dialog(page, "Routes")).to_be_hidden()
+    # Back to work: the terminal has the keyboard again.
+    page.keyboard.type("echo back $((40 + 2))\n")
+    sees(page, "back 42")
+
+
+def test_what_a_panel_shows_is_text_and_what_it_gives_is_no_page(
+    window: Open, shells: Served
+) -> None:
+    root = shells.home / "projects"
+    root.mkdir(exist_ok=True)
+    (root / "<img src=x onerror='document.title=`pwned`'>").touch()
+    (root / "page.html").write_text("<script>document.title = 'pwned'</script>")
+    page = window(shells.url)
+    ready(page)
+    page.get_by_role("button", name="Files").click()
+    files = dialog(page, "Files")
+    expect(files.get_by_role("link", name="<img src=x")).to_be_visible()
+    with page.expect_download() as caught:
+        page.evaluate("location.href = '/files/page.html'")
+    assert caught.value.suggested_filename == "page.html"
+    assert page.title() == "Hermes"
+    assert files.locator("img").count() == 0
+
+
+def test_a_folder_of_thousands_shows_the_newest_and_filters_all(
+    window: Open, shells: Served
+) -> None:
+    root = shells.home / "projects"
+    root.mkdir(exist_ok=True)
+    for n in range(1000):
+        (root / f"file-{n}").touch()
+        os.utime(root / f"file-{n}", (n, n))
+    page = window(shells.url)
+    ready(page)
+    page.get_by_role("button", name="Files").click()
+    files = dialog(page, "Files")
+    expect(files.get_by_role("listitem")).to_have_count(200)
+    expect(files.get_by_role("listitem").first).to_contain_text("file-999")
+    expect(files).to_contain_text("The newest 200 of 1000; the filter finds the others.")
+    files.get_by_label("Filter").fill("file-77")
+    expect(files.get_by_role("listitem")).to_have_count(11)
+
+
+def test_files_can_be_chosen_where_nothing_can_be_dropped(
+    window: Open, shells: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"photo")
+    page = window(shells.url)
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    ready(page)
+    page.get_by_role("button", name="Files").click()
+    with page.expect_file_chooser() as chooser:
+        dialog(page, "Files").get_by_role("button", name="Upload").click()
+    chooser.value.set_files(tmp_path / "photo.jpg")
+    # The open panel shows what came, too.
+    expect(dialog(page, "Files").get_by_role("button", name="uploads/")).to_be_visible()
+    typed(page, f"{shells.home}/projects/uploads/photo.jpg")
+
+
+# --- Routes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("viewport", [None, PHONE], ids=["1200", "390"])
+def test_the_routes_panel_tells_why_hermes_does_not_answer(
+    window: Open, installed_hermes: Path, viewport: dict[str, int] | None
+) -> None:
+    with StandIn(feature_disabled=True) as standin, Served(standin.env, installed_hermes) as served:
+        page = window(served.url)
+        if viewport:
+            page.set_viewport_size(viewport)  # type: ignore[arg-type]
+        prompt(page)
+        line(page, "AI Gateway")
+        page.keyboard.press("Control+Shift+G")
+        routes = dialog(page, "Routes")
+        expect(routes).to_contain_text(f"{OPUS_4_7} is served on none of these routes.")
+        expect(routes).to_contain_text("AI Gateway is not enabled for this workspace")
+        expect(routes.get_by_label("does not serve the model", exact=True)).not_to_have_count(0)
+        expect(routes.get_by_label("serves the model", exact=True)).to_have_count(1)
+        expect(routes).to_contain_text(f"workspace: https://{standin.workspace_host}")
+        expect(routes).to_contain_text("Token: DATABRICKS_TOKEN")
+        assert standin.token not in page.content()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        named(routes)
+        shot(page, f"19-routes-{viewport['width'] if viewport else 1200}")
+
+        # The workspace's admin has turned it on: a person sees it, and sets up again, by keys alone.
+        standin.feature_disabled = False
+        routes.get_by_role("button", name="Ask again").focus()
+        page.keyboard.press("Enter")
+        expect(routes).to_contain_text(f"{OPUS_4_7} answers.")
+        asked = [r for r in standin.chats() if r.status == 200]
+        routes.get_by_role("button", name="Set up again").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/?terminal=2")
+        prompt(page)
+        assert len([r for r in standin.chats() if r.status == 200]) > len(asked)
+        sees(page, "Welcome to Hermes")
+        assert was_proved(served.home / ".hermes" / "config.yaml")
+        assert tabs(page) == ["1", "2"]
+
+
+def test_the_routes_panel_is_there_when_setup_failed(
+    window: Open, installed_hermes: Path, workspace: StandIn
+) -> None:
+    with Served(workspace.env, installed_hermes, DATABRICKS_HOST="no host at all") as served:
+        page = window(served.url)
+        line(page, "Hermes could not be set up")
+        page.get_by_role("button", name="Hermes could not be set up").click()
+        routes = dialog(page, "Routes")
+        expect(routes).to_contain_text("DATABRICKS_HOST: 'no host at all' will not do")
+        expect(routes).to_contain_text("Hermes could not be set up")
+        shot(page, "20-routes-setup-failed")
+    with StandIn(reject_token=True) as standin, Served(standin.env, installed_hermes) as served:
+        page = window(served.url)
+        page.keyboard.press("Control+Shift+G")
+        expect(dialog(page, "Routes")).to_contain_text(
+            "token rejected or not permitted", timeout=60_000
+        )
+        expect(dialog(page, "Routes").get_by_label("not known")).not_to_have_count(0)
+
+
+def test_the_apps_own_login_asks_and_its_age_is_told(window: Open, installed_hermes: Path) -> None:
+    with StandIn(oauth=3600) as standin, Served(standin.env, installed_hermes) as served:
+        page = window(served.url)
+        prompt(page)
+        line(page, OPUS_4_7)
+        page.keyboard.press("Control+Shift+G")
+        routes = dialog(page, "Routes")
+        expect(routes).to_contain_text(f"{OPUS_4_7} answers.", timeout=60_000)
+        expect(routes).to_contain_text(
+            re.compile(r"Token: the last new one came \d+ (s|min) ago\.")
+        )
+        assert not any(token in page.content() for token in standin._expiring)
+        assert standin.env["DATABRICKS_CLIENT_SECRET"] not in page.content()
+
+
+def test_all_terminals_in_use_is_said_by_set_up_again(
+    window: Open, installed_hermes: Path, workspace: StandIn
+) -> None:
+    with Served(workspace.env, installed_hermes, MAX_CONCURRENT_SESSIONS="1") as served:
+        page = window(served.url)
+        prompt(page)
+        page.keyboard.press("Control+Shift+G")
+        dialog(page, "Routes").get_by_role("button", name="Set up again").click()
+        expect(page.locator(".q-notification")).to_contain_text("All terminals are in use")
+        line(page, OPUS_4_7)
+
+
+# --- By themselves ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_routes_are_asked_with_a_token_and_never_with_the_secret(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def read(environment: dict[str, str]) -> None:
+        seen.append(environment)
+        raise ValueError("enough")
+
+    del env["DATABRICKS_TOKEN"]
+    monkeypatch.setattr(panel, "read_settings", read)
+    monkeypatch.setattr(panel, "log_in", lambda settings: Login(lambda: "fresh"))
+    report = ask_routes(
+        read_settings(env | {"DATABRICKS_CLIENT_ID": "id", "DATABRICKS_CLIENT_SECRET": "hidden"})
+    )
+    assert report.line == "ValueError: enough"
+    assert seen[0]["DATABRICKS_TOKEN"] == "fresh"
+    assert "hidden" not in json.dumps(seen)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (200_000, "2 d"), (1e8, "3 y")],
+)
+def test_an_age_has_one_unit(seconds: float, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert age(2e9 - seconds) == told
+
+
+def test_a_size_has_one_unit() -> None:
+    assert [size(n) for n in (0, 999, 1000, 4200, 5_000_000, 2_000_000_000)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "4.2 kB",
+        "5.0 MB",
+        "2.0 GB",
+    ]
+
+
+def test_the_tokens_line_tells_trouble_and_never_the_token(env: dict[str, str]) -> None:
+    assert env["DATABRICKS_TOKEN"] not in token_line(read_settings(env), TokenNews())
+    del env["DATABRICKS_TOKEN"]
+    assert token_line(read_settings(env), TokenNews()) == "Token: Hermes has none yet."
+    news = TokenNews(since=time.time(), trouble="No fresh token (ValueError: why).")
+    assert token_line(read_settings(env), news).endswith("ago. No fresh token (ValueError: why).")
+
+
+def test_the_news_of_the_token_are_kept(tmp_path: Path) -> None:
+    config, news = tmp_path / "config.yaml", TokenNews()
+    asked = iter(["one", "one", "", "two"])
+    write_config(config, "https://h/serving-endpoints")
+    told = []
+
+    def ask() -> str:
+        token = next(asked)
+        if not token:
+            raise OSError("no network")
+        return token
+
+    def sleep(_: float) -> None:
+        told.append((news.since, news.trouble))
+        if len(told) == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        keep_token_fresh(config, lambda: Login(ask), sleep, news)
+    (first, _), (second, _), (third, trouble), (last, none) = told
+    assert first == second == third > 0
+    assert last > third
+    assert (trouble, none) == ("No fresh token (OSError: no network).", "")

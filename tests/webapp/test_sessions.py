@@ -1,0 +1,203 @@
+"""webapp/sessions.py: what runs in the terminals, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
+pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+
+
+from tests.served import PATIENCE
+from webapp import sessions
+from webapp.sessions import Sessions
+from webapp.settings import read_settings
+from webapp.terminal.pty import Terminal, Viewer
+
+
+class Seat:
+    """Opens terminals and reads what they show.
+
+    Arguments:
+        home: the home directory; `hermes` there says that it is Hermes, where `setup` makes the config.
+        setup: a shell script, in place of the setup; "" for no Hermes.
+    """
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, setup: str = "") -> None:
+        (home / ".local" / "bin").mkdir(parents=True)
+        (home / ".hermes").mkdir()
+        (home / ".local" / "bin" / "hermes").write_text("#!/bin/sh\necho Hermes, $1\n")
+        (home / ".local" / "bin" / "hermes").chmod(0o755)
+        monkeypatch.setattr(sessions, "SETUP", ["sh", "-c", setup])
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "PS1": "$ ",
+            "ENABLE_HERMES": "yes" if setup else "no",
+        }
+        self.sessions, self.text = Sessions(read_settings(env)), dict[int, str]()
+
+    def open(self) -> tuple[Terminal, Viewer]:
+        number = self.sessions.new()
+        self.text[number] = ""
+
+        async def write(text: str) -> None:
+            self.text[number] += text
+
+        terminal = self.sessions.open[number]
+        return terminal, terminal.join(write, 24, 80)
+
+    async def shows(self, number: int, text: str) -> None:
+        await self.until(lambda: text in self.text[number])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    def run(self, session: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            try:
+                await session()
+            finally:
+                await self.sessions.close()
+
+        try:
+            asyncio.run(main())
+        except TimeoutError:
+            pytest.fail(f"the terminals show {self.text}")
+
+
+READY = "echo set up; touch .hermes/config.yaml"
+
+
+def test_a_setup_that_failed_is_tried_again_in_the_next_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(
+        tmp_path / "home",
+        monkeypatch,
+        f"[ -f .good ] || {{ echo bad luck; touch .good; exit 1; }}; {READY}",
+    )
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "bad luck\r\nHermes could not be set up")
+        await seat.shows(1, "This is a shell.")
+        seat.open()
+        await seat.shows(2, "set up\r\nHermes, chat")
+        assert seat.sessions.note == ""
+        seat.open()
+        await seat.shows(3, "Hermes, chat")
+        assert "set up" not in seat.text[3]
+
+    seat.run(session)
+
+
+def test_a_setup_that_was_interrupted_is_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(
+        tmp_path / "home",
+        monkeypatch,
+        f"[ -f .good ] || {{ touch .good; echo slow $((40 + 2)); exec sleep 600; }}; {READY}",
+    )
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(1, "slow 42")
+        seat.open()
+        await seat.shows(2, "Hermes is being set up in terminal 1.")
+        terminal.type(viewer, "\x03")
+        await seat.shows(1, "Hermes could not be set up")
+        await seat.shows(2, "set up\r\nHermes, chat")
+
+    seat.run(session)
+
+
+def test_a_second_terminal_waits_for_the_setup_in_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"until [ -f .go ]; do sleep 0.05; done; {READY}")
+
+    async def session() -> None:
+        seat.open()
+        await seat.until(lambda: "in terminal 1" in seat.sessions.note)
+        seat.open()
+        await seat.shows(2, "Hermes is being set up in terminal 1.")
+        assert "Hermes, chat" not in seat.text[2]
+        (tmp_path / "home" / ".go").touch()
+        for number in (1, 2):
+            await seat.shows(number, "Hermes, chat")
+        assert "set up\r\nHermes" in seat.text[1]
+        assert "set up\r\nHermes" not in seat.text[2]
+
+    seat.run(session)
+
+
+def test_a_token_that_comes_late_is_found_by_the_next_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"[ -f token ] || exit 0; {READY}")
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(
+            1, "Hermes waits for a Databricks token; a new terminal looks for one. This is a shell."
+        )
+        (tmp_path / "home" / "token").touch()
+        seat.open()
+        await seat.shows(2, "Hermes, chat")
+
+    seat.run(session)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_without_projects_there_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch)
+    if kind == "file":
+        (tmp_path / "home" / "projects").touch()
+    else:
+        (tmp_path / "home" / "projects").symlink_to("nowhere")
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(
+            1, f"{tmp_path}/home/projects: File exists. This is your home directory instead."
+        )
+        await seat.shows(1, "This is a shell.")
+        terminal.type(viewer, "echo in $(pwd).\r")
+        await seat.shows(1, f"in {tmp_path}/home.")
+
+    seat.run(session)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here"
+)
+def test_the_end_of_the_app_waits_for_a_shell_that_is_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch)
+
+    async def session() -> None:
+        terminal, viewer = seat.open()
+        await seat.shows(1, "This is a shell.")
+        terminal.type(
+            viewer,
+            "(trap '' HUP; touch ~/ready; sleep 600) & until [ -f ~/ready ]; do sleep 0.1; done; exit\r",
+        )
+        await seat.until(lambda: not seat.sessions.open)
+        assert terminal._signal(0)
+        await seat.sessions.close()
+        assert not terminal._signal(0)
+
+    seat.run(session)

@@ -1,0 +1,286 @@
+"""webapp/tokens.py: logins, and tokens kept fresh."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
+pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+
+
+from hermes.config import refresh_token
+from tests.conftest import ROOT
+from tests.standin import StandIn
+from webapp import tokens
+
+
+def write_config(path: Path, base_url: str, key: str = "old") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = {"default": "m", "provider": "custom", "base_url": base_url, "api_key": key}
+    providers = [{"name": "databricks-gateway", "base_url": base_url, "api_key": key}]
+    path.write_text(
+        yaml.safe_dump({"model": model, "custom_providers": providers}, sort_keys=False)
+    )
+
+
+HOST = "https://adb-1.2.azuredatabricks.net"
+
+
+class Login:
+    """A login, as far as `keep_token_fresh` knows databricks-sdk's."""
+
+    host = HOST
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self.ask = ask
+
+    def authenticate(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.ask()}"}
+
+
+class Stop(BaseException):
+    """Ends `keep_token_fresh`, which nothing else does."""
+
+
+def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
+    """Run `keep_token_fresh` over the given answers (a token, or an error to raise).
+
+    Returns:
+        The pauses it made, Hermes's key during each, and how often it logged in.
+    """
+    answers, pauses, keys, logins = iter(steps), [], [], 0
+
+    def log_in() -> Login:
+        nonlocal logins
+        logins += 1
+
+        def ask() -> str:
+            answer = next(answers)
+            if callable(answer):
+                answer = answer()
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        return Login(ask)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        keys.append(
+            yaml.safe_load(config.read_text())["model"]["api_key"] if config.exists() else "-"
+        )
+        if len(pauses) == len(steps):
+            raise Stop
+
+    with pytest.raises(Stop):
+        tokens.keep_token_fresh(config, log_in, sleep)
+    return pauses, keys, logins
+
+
+def test_a_new_token_reaches_hermes_at_the_next_look(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    pauses, keys, logins = keep(config, ["one", "one", "two", "three"])
+    assert keys == ["one", "one", "two", "three"]
+    assert set(pauses) == {tokens.POLL}
+    assert logins == 1
+    assert yaml.safe_load(config.read_text())["custom_providers"][0]["api_key"] == "three"
+
+
+def test_a_look_comes_far_more_often_than_five_minutes_or_the_life_of_a_five_second_token() -> None:
+    assert tokens.POLL < 2.5
+
+
+def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    times: list[int] = []
+
+    def look() -> str:
+        times.append(config.stat().st_mtime_ns)
+        return "one"
+
+    keep(config, ["one", look, look])
+    assert times[0] == times[1] == config.stat().st_mtime_ns
+
+
+def test_an_old_token_put_back_by_someone_else_is_replaced(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+
+    def put_back() -> str:
+        write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
+        return "one"
+
+    assert keep(config, ["one", put_back])[1] == ["one", "one"]
+
+
+def test_errors_are_logged_and_tried_again_with_growing_pauses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    errors: list[Any] = [OSError("no network. Config: client_secret=***\nmore")] * 7
+    pauses, keys, logins = keep(config, [*errors, "one", "two"])
+    assert pauses == [4, 8, 16, 32, 60, 60, 60, 2, 2]
+    assert keys == ["old"] * 7 + ["one", "two"]
+    assert logins == 8
+    assert "no network" in caplog.text
+    assert "client_secret" not in caplog.text
+    assert "more" not in caplog.text
+
+
+def test_a_write_of_someone_else_right_after_ours_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ours = tmp_path / "config.yaml", refresh_token
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    os.utime(config, (1, 1))
+
+    def overtaken(path: Path, token: str, host: str) -> bool:
+        ours(path, token, host)
+        write_config(path, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
+        monkeypatch.setattr(tokens, "refresh_token", ours)
+        return True
+
+    monkeypatch.setattr(tokens, "refresh_token", overtaken)
+    assert keep(config, ["one", "one", "one"])[1] == ["stale", "one", "one"]
+
+
+def test_no_token_is_asked_for_before_there_is_a_config(tmp_path: Path) -> None:
+    assert keep(tmp_path / "config.yaml", ["one", "two"]) == (
+        [tokens.POLL, tokens.POLL],
+        ["-", "-"],
+        0,
+    )
+
+
+@pytest.mark.parametrize("life", [3600, 1200])
+def test_a_token_never_has_less_than_five_minutes_to_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: float
+) -> None:
+    oauth = pytest.importorskip(
+        "databricks.sdk.oauth", reason="databricks-sdk, which gives the tokens, is not installed"
+    )
+    now, left, config = datetime(2026, 1, 1), [], tmp_path / "config.yaml"
+    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return now
+
+    class Credentials(oauth.Refreshable):  # type: ignore[misc, name-defined]
+        def refresh(self) -> Any:
+            return oauth.Token(now.isoformat(), expiry=now + timedelta(seconds=life))
+
+        def _trigger_async_refresh(self) -> None:
+            self._update_token(
+                self.refresh()
+            )  # it does this in a thread, which is no matter of the clock
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        issued = datetime.fromisoformat(yaml.safe_load(config.read_text())["model"]["api_key"])
+        now += timedelta(seconds=seconds)
+        left.append((issued - now).total_seconds() + life)
+        if len(left) * tokens.POLL > 2.2 * life:
+            raise Stop
+
+    monkeypatch.setattr(oauth, "datetime", Clock)
+    source = Credentials(disable_async=False)
+    with pytest.raises(Stop):
+        tokens.keep_token_fresh(
+            config, lambda: Login(lambda: str(source.token().access_token)), sleep
+        )
+    assert 300 <= min(left) < life / 2
+
+
+def started(tmp_path: Path, code: str, **env: str) -> str:
+    """What some code says where the app would begin to serve."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **env}
+    instead = f"app.listen = lambda settings: None\napp.serve = lambda settings, _: print({code})"
+    script = f"import app, ctypes, os\nfrom webapp import tokens\n{instead}\napp.main([])"
+    return subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_a_blank_token_is_none(tmp_path: Path, token: str) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {
+            "DATABRICKS_TOKEN": token,
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+        }
+        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
+
+
+def test_the_apps_own_secret_goes_before_a_token(tmp_path: Path) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {"DATABRICKS_TOKEN": "dapi-bound", "HOME": str(tmp_path)}
+        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
+
+
+@pytest.mark.parametrize("token", [{}, {"DATABRICKS_TOKEN": " \n"}])
+def test_a_host_finds_its_own_profile(token: dict[str, str], tmp_path: Path) -> None:
+    with StandIn() as standin:
+        ours = f"[work]\nhost = {standin.env['DATABRICKS_HOST']}\ntoken = dapi-work\n"
+        profiles = (
+            f"[DEFAULT]\nhost = https://other.example\n[odd]\nhost = https://100%.example\n{ours}"
+        )
+        (tmp_path / ".databrickscfg").write_text(profiles)
+        env = {name: value for name, value in standin.env.items() if name != "DATABRICKS_TOKEN"}
+        assert (
+            started(
+                tmp_path,
+                "tokens.bearer(app.log_in(settings))",
+                **env | token | {"HOME": str(tmp_path)},
+            )
+            == "dapi-work"
+        )
+
+
+def test_a_token_waits_until_the_setup_has_moved_the_config_to_its_workspace(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, "https://adb-2.2.azuredatabricks.net/serving-endpoints")
+    (tmp_path / ".config.yaml.setup").write_text('{"host": "https://adb-2.2.azuredatabricks.net"}')
+    assert keep(config, ["one", "one"])[1] == ["old", "old"]
+
+
+def test_a_config_that_cannot_be_renewed_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "config.yaml"
+    write_config(config, f"{HOST}/serving-endpoints")
+    config.write_text("model: {api_key: [unclosed")
+    answers = iter(["one"] * 5)
+
+    def sleep(seconds: float) -> None:
+        if next(answers, None) is None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tokens.keep_token_fresh(config, lambda: Login(lambda: "one"), sleep)
+    assert caplog.text.count("is not renewed") == 1
+
+
+def test_the_workspace_is_the_logins(tmp_path: Path) -> None:
+    with StandIn(oauth=600) as standin:
+        env = standin.env | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        assert (
+            started(tmp_path, "app.log_in(settings).host", **env)
+            == f"https://{standin.workspace_host}"
+        )

@@ -1,0 +1,1 @@
+"""What outlives a restart: selected, saved to a Unity Catalog volume, and brought back."""
