@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     try:
         if argv:
             raise SettingError(
-                f"app.py: {' '.join(argv)[:100]!r} will not do; expected no argument"
+                f"app.py: {' '.join(argv)[:100]!r} is not valid; expected no argument"
             )
         settings = read_settings(os.environ)
         listening = listen(settings)
@@ -69,7 +69,7 @@ def listen(settings: AppSettings) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise SettingError(
-            f"DATABRICKS_APP_PORT: {settings.port} will not do ({reason}); expected a free port"
+            f"DATABRICKS_APP_PORT: {settings.port} is not valid ({reason}); expected a free port"
         ) from None
 
 

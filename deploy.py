@@ -84,7 +84,7 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         name = asked.get("APP") or "hermes"
         if not re.fullmatch("[a-z0-9-]{2,30}", name):
             raise SettingError(
-                f"APP: {name[:100]!r} will not do; expected 2 to 30 lower-case letters, digits and hyphens"
+                f"APP: {name[:100]!r} is not valid; expected 2 to 30 lower-case letters, digits and hyphens"
             )
         given = read_set(asked.get("SET", ""), ROOT) | read_volume(asked.get("VOLUME", ""))
         client = log_in(env, asked)
@@ -153,7 +153,7 @@ def prove(settings: HermesSettings) -> bool:
     """Ask the routes for the models, as `setup_hermes.py --check` does, and say what the app will use."""
     prover = Prover(settings.token)
     routes = choose_routes(settings, prover)
-    served = prover.serves(routes.primary, settings.model)
+    served = prover.serves(routes.primary.base_url, routes.primary.model)
     if not served:
         print(
             f"{table(settings, prover.answers)}\nNot served: {verdict(settings, prover)}",

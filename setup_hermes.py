@@ -28,7 +28,7 @@ from hermes.install import (
 )
 from hermes.proof import Prover
 from hermes.report import chosen, table, verdict
-from hermes.routes import choose_routes
+from hermes.routes import candidate_routes, choose_routes
 from hermes.settings import HermesSettings, read_flag, read_settings
 from hermes.urls import SettingError
 
@@ -51,7 +51,7 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     try:
         if argv not in ([], ["--check"]):
             raise SettingError(
-                f"setup_hermes.py: {' '.join(argv)[:100]!r} will not do; expected no argument or --check"
+                f"setup_hermes.py: {' '.join(argv)[:100]!r} is not valid; expected no argument or --check"
             )
         if not read_flag(env, "ENABLE_HERMES"):
             print("Hermes is turned off (ENABLE_HERMES); nothing was touched.")
@@ -87,9 +87,15 @@ def _setup(settings: HermesSettings) -> int:
     print(*chosen(settings, routes, prover), sep="\n")
     settings = replace(settings, mcp_servers=answering_servers(settings.mcp_servers))
     if prover:
-        routes = replace(routes, models=tuple(prover.chat_models(settings.host)))
+        listed = dict.fromkeys(prover.chat_models(settings.host), 0)
+        urls = candidate_routes(settings.host, settings.gateway)
+        routes = replace(routes, models=dict.fromkeys(urls, listed) if listed else {})
     path = settings.home / ".hermes" / "config.yaml"
-    served = None if prover is None else prover.serves(routes.primary, settings.model) is True
+    served = (
+        None
+        if prover is None
+        else prover.serves(routes.primary.base_url, routes.primary.model) is True
+    )
     print(f"Config:    {path} {write_config(path, settings, routes, served)}")
     hosts = [host] if (host := urlsplit(settings.gateway).hostname) else []
     install_plugin(settings.home, hosts, prover.learnt if prover else learnt, own_cap(path))
@@ -111,8 +117,8 @@ def _check(settings: HermesSettings) -> int:
     if settings.origin:
         print(settings.origin)
     print(table(settings, prover.answers))
-    if prover.serves(routes.primary, settings.model):
-        print(f"OK: {settings.model} answers on {routes.primary}.")
+    if prover.serves(routes.primary.base_url, routes.primary.model):
+        print(f"OK: {routes.primary.model} answers on {routes.primary.base_url}.")
         return 0
     print(f"Not served: {verdict(settings, prover)}")
     return 1

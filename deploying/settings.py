@@ -155,7 +155,7 @@ def read_volume(volume: str) -> dict[str, str]:
         SettingError: where it is no volume's name.
     """
     if volume and not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", volume):
-        raise SettingError(f"VOLUME: {volume[:100]!r} will not do; expected catalog.schema.volume")
+        raise SettingError(f"VOLUME: {volume[:100]!r} is not valid; expected catalog.schema.volume")
     return {"HERMES_VOLUME": f"/Volumes/{volume.replace('.', '/')}"} if volume else {}
 
 

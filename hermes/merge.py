@@ -11,7 +11,7 @@ import itertools
 import re
 from typing import Any
 
-from hermes.routes import Routes, candidate_routes, direct_route
+from hermes.routes import Place, Routes, candidate_routes, direct_route
 from hermes.settings import MCP_DEFAULTS, HermesSettings
 from hermes.urls import as_dict, cloud_of
 
@@ -51,16 +51,16 @@ def merge_config(
     if model_url(config) not in here:
         old_model.pop("api_mode", None)  # another vendor's protocol
     model = {
-        "default": settings.model,
+        "default": routes.primary.model,
         "provider": "custom",
-        "base_url": routes.primary,
+        "base_url": routes.primary.base_url,
         "api_key": settings.token,
     }
     config["model"] = {**old_model, **model}
 
     def stale(entry: object) -> bool:
         """An inline key of an older setup: Hermes reads such a key once per process, so it outlives its rotation."""
-        models = [settings.model, settings.fallback_model, old_model.get("default")]
+        models = [routes.primary.model, routes.fallback.model, old_model.get("default")]
         return (
             isinstance(entry, dict)
             and "api_key" in entry
@@ -110,7 +110,7 @@ def merge_config(
         name: {"name": name, "base_url": url, "api_key": settings.token}
         for url, name in names.items()
     }
-    models = {name: _models(settings, routes, url) for url, name in names.items() if routes.models}
+    models = {name: _models(routes, url) for url, name in names.items() if routes.models}
     providers = []
     for entry in entries:
         if name_of(entry) in wanted and ours_now(entry):
@@ -125,8 +125,8 @@ def merge_config(
     for entry in config["custom_providers"]:
         if ours_now(entry) and "models" not in entry and name_of(entry) in models:
             entry |= {"models": models[entry["name"]], "discover_models": False}
-    chain = _chain(settings, routes)
-    block = [{"provider": f"custom:{names[url]}", "model": model} for url, model in chain]
+    chain = _chain(routes)
+    block = [{"provider": f"custom:{names[p.base_url]}", "model": p.model} for p in chain]
     config["fallback_providers"] = block + [e for e in theirs if e not in block]
     if any(
         map(stale, as_list(config.get("fallback_model")))
@@ -180,7 +180,11 @@ def routes_here(settings: HermesSettings, routes: Routes, written: Config) -> se
     Returns:
         Base URLs.
     """
-    here = {*candidate_routes(settings.host, settings.gateway), routes.primary, routes.fallback}
+    here = {
+        *candidate_routes(settings.host, settings.gateway),
+        routes.primary.base_url,
+        routes.fallback.base_url,
+    }
     before = (
         as_dict(written.get("providers")).values() if written.get("host") == settings.host else ()
     )
@@ -220,29 +224,33 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
-def _chain(settings: HermesSettings, routes: Routes) -> list[tuple[str, str]]:
-    """Base URL and model of each step of the fallback chain."""
-    chain = [(routes.primary, settings.model), (routes.fallback, settings.fallback_model)]
-    if routes.direct:
-        chain.append((direct_route(settings.host), settings.fallback_model))
+def _chain(routes: Routes) -> list[Place]:
+    """Each step of the fallback chain."""
+    chain = [routes.primary, routes.fallback, *([routes.direct] if routes.direct else [])]
     return list(dict.fromkeys(chain))
 
 
 def _names(settings: HermesSettings, routes: Routes, taken: set[str]) -> dict[str, str]:
     """Our providers' names by base URL."""
-    names = {routes.fallback: SECOND, routes.primary: GATEWAY, direct_route(settings.host): DIRECT}
+    names = {
+        routes.fallback.base_url: SECOND,
+        routes.primary.base_url: GATEWAY,
+        direct_route(settings.host): DIRECT,
+    }
 
     def free(name: str) -> str:
         numbered = (f"{name}-{n}" for n in itertools.count(2))
         return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
-    return {url: free(names[url]) for url, _ in _chain(settings, routes)}
+    return {place.base_url: free(names[place.base_url]) for place in _chain(routes)}
 
 
-def _models(settings: HermesSettings, routes: Routes, url: str) -> Config:
-    """What `/model` offers on a provider: the workspace's chat models, and those that were found there."""
-    found = {model for there, model in _chain(settings, routes) if there == url}
-    return {model: {} for model in sorted({*routes.models, *found})}
+def _models(routes: Routes, url: str) -> Config:
+    """What `/model` offers on a provider: the chat models that it serves, and those that were found there."""
+    listed = routes.models.get(url, {})
+    found = {place.model for place in _chain(routes) if place.base_url == url}
+    windows = {model: listed.get(model, 0) for model in sorted({*listed, *found})}
+    return {model: {"context_length": n} if n else {} for model, n in windows.items()}
 
 
 def _fill(config: Config, key: str, defaults: Config) -> None:

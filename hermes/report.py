@@ -14,10 +14,8 @@ PERMISSION = " Or a permission is missing, which looks the same: USE CATALOG on 
 
 def chosen(settings: HermesSettings, routes: Routes, prover: Prover | None) -> Iterator[str]:
     """A line for each of the two models: where it is, and whether it answered there."""
-    for label, model, url in (
-        ("Model:", settings.model, routes.primary),
-        ("Fallback:", settings.fallback_model, routes.fallback),
-    ):
+    for label, place in (("Model:", routes.primary), ("Fallback:", routes.fallback)):
+        model, url = place.model, place.base_url
         proved = (
             "not asked"
             if prover is None

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hermes.proof import Prover
 from hermes.settings import HermesSettings
 
 
 @dataclass(frozen=True)
-class Routes:
-    """Base URLs of the primary and the fallback model, whether direct serving is worth a last try, and the chat models."""
+class Place:
+    """Where a model is asked for: a base URL, and the name that the model has there."""
 
-    primary: str
-    fallback: str
-    direct: bool = True
-    models: tuple[str, ...] = ()
+    base_url: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Where Hermes finds its models.
+
+    `direct` is a last try on direct serving endpoints, None where it serves nothing. `models` are the chat models that
+    `/model` offers, by base URL and name, each with its context window in tokens, 0 where it is not known.
+    """
+
+    primary: Place
+    fallback: Place
+    direct: Place | None = None
+    models: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def candidate_routes(host: str, gateway: str) -> list[str]:
@@ -49,10 +62,16 @@ def choose_routes(settings: HermesSettings, prover: Prover | None) -> Routes:
     """
     urls = candidate_routes(settings.host, settings.gateway)
     default = urls[0] if settings.gateway else urls[-1]
+    last = Place(direct_route(settings.host), settings.fallback_model)
     if prover is None:
-        return Routes(default, default)
+        fallback = Place(default, settings.fallback_model)
+        return Routes(Place(default, settings.model), fallback, last)
     primary = prover.first(urls, settings.model) or default
     # The primary's own route goes first: then one provider does for both models.
-    fallback = prover.first([primary, *urls], settings.fallback_model) or primary
-    direct = prover.serves(direct_route(settings.host), settings.fallback_model) is not False
-    return Routes(primary, fallback, direct)
+    second = prover.first([primary, *urls], settings.fallback_model) or primary
+    direct = prover.serves(last.base_url, last.model) is not False
+    return Routes(
+        Place(primary, settings.model),
+        Place(second, settings.fallback_model),
+        last if direct else None,
+    )

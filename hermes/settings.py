@@ -57,7 +57,7 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
         return False
     if word in ("", "true", "1", "yes", "on"):
         return True
-    raise SettingError(f"{name}: {word[:100]!r} will not do; expected true or false")
+    raise SettingError(f"{name}: {word[:100]!r} is not valid; expected true or false")
 
 
 def read_settings(env: Mapping[str, str]) -> HermesSettings:
@@ -93,7 +93,7 @@ def read_settings(env: Mapping[str, str]) -> HermesSettings:
     workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if not re.fullmatch("[0-9]{0,20}", workspace_id):
         raise SettingError(
-            f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} will not do; expected digits"
+            f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} is not valid; expected digits"
         )
     prove = read_flag(env, "HERMES_PROVE")
     model = _read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7")
@@ -146,7 +146,7 @@ def _read_model(env: Mapping[str, str], name: str, default: str) -> str:
     model = env.get(name, "").strip() or default
     if not model.isprintable() or " " in model:
         raise SettingError(
-            f"{name}: {model[:100]!r} will not do; expected one model's name, without spaces"
+            f"{name}: {model[:100]!r} is not valid; expected one model's name, without spaces"
         )
     return model
 

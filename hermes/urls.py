@@ -61,7 +61,7 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         `https://host[:port][/path]` in lower case but for the path, without a trailing slash; "" for a blank value.
 
     Raises:
-        SettingError: where it will not do; user info and tokens are hidden in it.
+        SettingError: where it is not valid; user info and tokens are hidden in it.
     """
     url = ensure_https(value)
     if not url:
@@ -94,7 +94,7 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
             problem = "it is no host name"
     if problem:
         raise SettingError(
-            f"{setting}: {shown(value)} will not do ({problem}); expected something like https://host.example"
+            f"{setting}: {shown(value)} is not valid ({problem}); expected something like https://host.example"
         )
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")

@@ -13,7 +13,7 @@ import yaml
 
 from hermes.merge import DIRECT as DIRECT_NAME
 from hermes.merge import GATEWAY, SECOND, Config, is_our_name, merge_config, url_of
-from hermes.routes import Routes
+from hermes.routes import Place, Routes
 from hermes.settings import HermesSettings
 from tests.test_utils import AZURE, AZURE_GATEWAY
 
@@ -66,6 +66,21 @@ def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -
         {"name": "not-chat", "task": "llm/v1/embeddings"},
     ]
     responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
+
+
+def routes_at(
+    primary: str,
+    fallback: str,
+    direct: bool = True,
+    models: tuple[str, ...] = (),
+    model: str = OPUS_4_7,
+    fallback_model: str = OPUS_4_6,
+    host: str = HOST,
+) -> Routes:
+    """Both models at these base URLs, and the fallback on direct serving too."""
+    last = Place(f"{host}/serving-endpoints", fallback_model) if direct else None
+    listed = dict.fromkeys(ROUTES, dict.fromkeys(models, 0)) if models else {}
+    return Routes(Place(primary, model), Place(fallback, fallback_model), last, listed)
 
 
 def settings_for(home: Path, **more: Any) -> HermesSettings:

@@ -66,7 +66,7 @@ def test_a_port_in_use_is_said_and_ends_the_app(tmp_path: Path) -> None:
     port = env["DATABRICKS_APP_PORT"]
     assert (
         done.stderr
-        == f"DATABRICKS_APP_PORT: {port} will not do (address already in use); expected a free port\n"
+        == f"DATABRICKS_APP_PORT: {port} is not valid (address already in use); expected a free port\n"
     )
 
 

@@ -408,7 +408,7 @@ BAD_URLS = [
 def test_a_bad_url_is_one_clear_line(value: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"\ASETTING: .* will not do \(.*\); expected something like https://host.example\Z",
+        match=r"\ASETTING: .* is not valid \(.*\); expected something like https://host.example\Z",
     ) as caught:
         urls.clean_url("SETTING", value)
     assert "\n" not in str(caught.value)

@@ -294,7 +294,7 @@ def ask_routes(settings: AppSettings) -> _Report:
         wanted = read_settings(env)
         prover = Prover(wanted.token, read_learnt(wanted.home))
         routes = choose_routes(wanted, prover)
-        served = prover.serves(routes.primary, wanted.model)
+        served = prover.serves(routes.primary.base_url, routes.primary.model)
         line = f"{wanted.model} answers." if served else verdict(wanted, prover)
         return _Report(line, route_bases(wanted), prover.answers)
     except SettingError as error:

@@ -69,13 +69,13 @@ def read_settings(env: Mapping[str, str]) -> AppSettings:
         text = env.get(name, "").strip() or str(default)
         if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= most):
             raise SettingError(
-                f"{name}: {text[:100]!r} will not do; expected a whole number from 1 to {most}"
+                f"{name}: {text[:100]!r} is not valid; expected a whole number from 1 to {most}"
             )
         return int(text)
 
     owner = env.get("APP_OWNER", "").strip()
     if owner and "@" not in owner:
-        raise SettingError(f"APP_OWNER: {owner[:100]!r} will not do; expected an e-mail address")
+        raise SettingError(f"APP_OWNER: {owner[:100]!r} is not valid; expected an e-mail address")
     given = env.get("HERMES_VOLUME", "").strip()
     volume = given.rstrip("/")
     # Names in Unity Catalog hold no space, slash, dot or control character.
@@ -83,7 +83,7 @@ def read_settings(env: Mapping[str, str]) -> AppSettings:
         r"/Volumes(/[^\s./\x00-\x1f\x7f]+){3}(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*", volume
     ):
         expected = "/Volumes/<catalog>/<schema>/<volume>, or a folder below it"
-        raise SettingError(f"HERMES_VOLUME: {given[:100]!r} will not do; expected {expected}")
+        raise SettingError(f"HERMES_VOLUME: {given[:100]!r} is not valid; expected {expected}")
     home = read_home(env)
     return AppSettings(
         home=home,

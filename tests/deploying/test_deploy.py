@@ -287,28 +287,28 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
         ),
         ({"SET": "HERMES_MODEL"}, "SET: HERMES_MODEL has no value; expected HERMES_MODEL=value"),
         ({"SET": "HERMES_MODEL='a"}, "SET: No closing quotation; expected NAME=value pairs"),
-        ({"SET": "HERMES_MODEL='a b'"}, "HERMES_MODEL: 'a b' will not do"),
-        ({"SET": "MAX_CONCURRENT_SESSIONS=many"}, "MAX_CONCURRENT_SESSIONS: 'many' will not do"),
-        ({"SET": "ENABLE_HERMES=perhaps"}, "ENABLE_HERMES: 'perhaps' will not do"),
-        ({"SET": "EXA_MCP_URL=http://x.example"}, "EXA_MCP_URL: 'http://x.example' will not do"),
+        ({"SET": "HERMES_MODEL='a b'"}, "HERMES_MODEL: 'a b' is not valid"),
+        ({"SET": "MAX_CONCURRENT_SESSIONS=many"}, "MAX_CONCURRENT_SESSIONS: 'many' is not valid"),
+        ({"SET": "ENABLE_HERMES=perhaps"}, "ENABLE_HERMES: 'perhaps' is not valid"),
+        ({"SET": "EXA_MCP_URL=http://x.example"}, "EXA_MCP_URL: 'http://x.example' is not valid"),
         (
             {"SET": "DATABRICKS_GATEWAY_HOST=http://x.example"},
-            "DATABRICKS_GATEWAY_HOST: 'http://x.example' will not do",
+            "DATABRICKS_GATEWAY_HOST: 'http://x.example' is not valid",
         ),
-        ({"APP": "Hermes!"}, "APP: 'Hermes!' will not do"),
+        ({"APP": "Hermes!"}, "APP: 'Hermes!' is not valid"),
         (
             {"VOLUME": "main.default"},
-            "VOLUME: 'main.default' will not do; expected catalog.schema.volume",
+            "VOLUME: 'main.default' is not valid; expected catalog.schema.volume",
         ),
         (
             {"VOLUME": "main.default.gone"},
             "VOLUME: main.default.gone cannot be used .*does not exist",
         ),
-        ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' will not do"),
+        ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' is not valid"),
         ({"PROFILE": "work"}, "PROFILE: 'work' is not in"),
-        ({"HOST": "http://x.example"}, "HOST: 'http://x.example' will not do"),
+        ({"HOST": "http://x.example"}, "HOST: 'http://x.example' is not valid"),
         ({"HOST": "https://x.example", "PROFILE": "work"}, "HOST: it is set, and PROFILE too"),
-        ({"DRY": "perhaps"}, "DRY: 'perhaps' will not do"),
+        ({"DRY": "perhaps"}, "DRY: 'perhaps' is not valid"),
     ],
 )
 def test_bad_settings_are_one_line_and_nothing_is_touched(
@@ -385,7 +385,7 @@ def test_make_passes_what_it_is_given_as_it_is(workspace: StandIn, tmp_path: Pat
     ]
     env = workspace.env | {"HOME": str(tmp_path), "HOST": "x86_64-conda-linux-gnu"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert f"APP: '$(shell touch {evil})' will not do" in done.stderr
+    assert f"APP: '$(shell touch {evil})' is not valid" in done.stderr
     command.pop()
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("SET: 'A' is no setting")

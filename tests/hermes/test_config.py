@@ -17,7 +17,6 @@ import yaml
 
 from hermes.config import _parse_config, _render, dump, refresh_token, write_config
 from hermes.merge import routes_here, url_of
-from hermes.routes import Routes
 from hermes.settings import read_settings
 from tests.conftest import ROOT
 from tests.mocked import (
@@ -31,18 +30,19 @@ from tests.mocked import (
     TOKEN,
     config_without_ours,
     merged,
+    routes_at,
     settings_for,
 )
 
 
 def test_the_config_is_the_designs(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "written"
     assert path.read_text() == DESIGN
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
     stamp = path.stat().st_mtime_ns
-    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "unchanged"
     assert path.stat().st_mtime_ns == stamp
     assert sorted(p.name for p in path.parent.iterdir()) == [".config.yaml.setup", "config.yaml"]
     assert {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()} == {0o600}
@@ -96,7 +96,9 @@ def test_the_users_own_stays(tmp_path: Path) -> None:
         "exa": "https://mcp.exa.ai/mcp",
         "team-memory": "https://memory.example/mcp",
     }
-    said = write_config(path, settings_for(tmp_path, mcp_servers=servers), Routes(OPENAI, OPENAI))
+    said = write_config(
+        path, settings_for(tmp_path, mcp_servers=servers), routes_at(OPENAI, OPENAI)
+    )
     text, config, old = path.read_text(), yaml.safe_load(path.read_text()), yaml.safe_load(USERS)
     assert text.startswith("# my Hermes\nmemory: {enabled: true}  # keep\n\n# mine\n")
     assert text.endswith("# the end\n")
@@ -128,7 +130,7 @@ def test_the_users_own_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     assert backup.name in said
     write_config(
-        path, settings_for(tmp_path, model="other", mcp_servers=servers), Routes(MLFLOW, MLFLOW)
+        path, settings_for(tmp_path, model="other", mcp_servers=servers), routes_at(MLFLOW, MLFLOW)
     )
     assert len(list(tmp_path.glob("*.bak"))) == 1
     assert config_without_ours(yaml.safe_load(path.read_text())) == config_without_ours(config)
@@ -143,7 +145,7 @@ def chain_of(path: Path) -> list[tuple[str, str]]:
 def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     one = settings_for(tmp_path, fallback_model=OPUS_4_7)
-    write_config(path, one, Routes(OPENAI, OPENAI, direct=False))
+    write_config(path, one, routes_at(OPENAI, OPENAI, direct=False, fallback_model=OPUS_4_7))
     assert chain_of(path) == [("custom:databricks-gateway", OPUS_4_7)]
     mine = [
         ("custom:databricks-gateway", "haiku"),
@@ -163,15 +165,19 @@ def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path:
         f"custom:databricks-{name}" for name in ("gateway", "direct", "fallback")
     )
     for settings, routes, ours in [
-        (one, Routes(OPENAI, OPENAI, direct=False), [(gateway, OPUS_4_7)]),
+        (
+            one,
+            routes_at(OPENAI, OPENAI, direct=False, fallback_model=OPUS_4_7),
+            [(gateway, OPUS_4_7)],
+        ),
         (
             settings_for(tmp_path),
-            Routes(OPENAI, MLFLOW),
+            routes_at(OPENAI, MLFLOW),
             [(gateway, OPUS_4_7), (second, OPUS_4_6), (direct, OPUS_4_6)],
         ),
         (
             settings_for(tmp_path, model="m", fallback_model="f", token="new", gateway=""),
-            Routes(DIRECT, DIRECT, direct=False),
+            routes_at(DIRECT, DIRECT, direct=False, model="m", fallback_model="f"),
             [(direct, "m"), (direct, "f")],
         ),
     ]:
@@ -190,7 +196,7 @@ def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
     path.write_text(
         "custom_providers:\n- name: databricks-gateway\n  base_url: https://mine.example\n  api_key: my-key\n"
     )
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     (backup,) = tmp_path.glob("*.bak")
     assert "my-key" in backup.read_text()
 
@@ -206,7 +212,7 @@ def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
     config = merged(
         {"fallback_providers": [mine]},
         settings,
-        Routes("http://127.0.0.1:8080/serving-endpoints", "x"),
+        routes_at("http://127.0.0.1:8080/serving-endpoints", "x", host="http://127.0.0.1:8080"),
     )
     assert config["fallback_providers"][-1] == mine
 
@@ -224,18 +230,18 @@ def test_an_older_setups_inline_key_goes_from_the_older_word_too(tmp_path: Path)
     ]
     for given, stays in cases:
         path.write_text(dump({"fallback_model": given, "theme": "dark"}))
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
         config = yaml.safe_load(path.read_text())
         assert (config["fallback_model"], config["theme"]) == (stays, "dark")
 
 
 def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     path.write_text(
         path.read_text().replace("custom_providers:\n", "custom_providers:\n# mine, within\n")
     )
-    write_config(path, settings_for(tmp_path, token="new"), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path, token="new"), routes_at(OPENAI, OPENAI))
     assert path.read_text() == DESIGN.replace(
         "custom_providers:\n", "custom_providers:\n# mine, within\n"
     ).replace(TOKEN, "new")
@@ -244,14 +250,14 @@ def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
 def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("# head\na: &x [1, 2]  # one\nb: *x  # two\n")
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
 
 
 @pytest.mark.fault("file")
 def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
     real = tmp_path / "config.yaml"
-    write_config(real, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(real, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").symlink_to(real)
@@ -266,7 +272,7 @@ def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
             "mine": {"api": "https://mine.example"},
         }
     }
-    config = merged(moved, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    config = merged(moved, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert config["providers"] == {"mine": {"api": "https://mine.example"}}
     assert [p["name"] for p in config["custom_providers"]] == [
         "databricks-gateway",
@@ -287,7 +293,7 @@ def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
 def test_a_file_that_is_no_config_is_kept_aside(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(raw)
-    said = write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    said = write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     (kept,) = tmp_path.glob("config.yaml.*.bak")
     assert kept.read_bytes() == raw
     assert kept.name in said
@@ -301,7 +307,7 @@ def test_a_file_that_is_no_config_is_kept_aside(raw: bytes, tmp_path: Path) -> N
 def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(raw)
-    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
+    assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "written"
     assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
     assert path.read_text().startswith("#") == raw.startswith(b"#")
 
@@ -324,7 +330,7 @@ def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
 def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
     old, problem = _parse_config(text.encode())
     assert problem == ""
-    new = merged(old, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    new = merged(old, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     result = _render(text, old, new)
     assert repr(yaml.safe_load(result)) == repr(new)
     for comment in ("# c", "# d"):
@@ -346,9 +352,9 @@ def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
 def test_a_hostile_config_is_merged_in_time_and_settles(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    assert "written" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert "written" in write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert yaml.safe_load(path.read_text())["model"]["base_url"] == OPENAI
-    assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+    assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "unchanged"
     assert refresh_token(path, "new")
     assert path.read_text().count("new") == 3
 
@@ -359,7 +365,7 @@ def test_a_symlink_is_followed(tmp_path: Path) -> None:
     real.parent.mkdir()
     real.write_text("memory: {}\n")
     link.symlink_to(real)
-    write_config(link, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(link, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert link.is_symlink()
     assert yaml.safe_load(real.read_text())["model"]["base_url"] == OPENAI
     assert refresh_token(link, "new")
@@ -431,12 +437,12 @@ INDENTED = yaml.dump(yaml.safe_load(DESIGN), Dumper=Deep, sort_keys=False)
 def test_codas_rotator_reaches_every_key_after_a_setup(text: str, tmp_path: Path) -> None:
     """Also where Hermes has written the file since, with its deeper lists."""
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     if text:
         assert "\n    api_key: " in text
         path.write_text(text)
-        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "written"
-        assert write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI)) == "unchanged"
+        assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "written"
+        assert write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == "unchanged"
     rotated = re.sub(r"^  api_key: .*$", "  api_key: rotated", path.read_text(), flags=re.MULTILINE)
     assert TOKEN not in rotated
     assert rotated.count("rotated") == 3
@@ -473,7 +479,7 @@ def test_an_oversized_config_is_merged(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     text = "".join(f"key{n}: {{a: [1, 2, 3], b: text}}  # {n}\n" for n in range(3000))
     path.write_text(text)
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text().startswith(text)
 
 
@@ -516,11 +522,11 @@ def test_a_change_of_workspace_takes_no_token_along(tmp_path: Path) -> None:
     """The user's entry keeps the old workspace's provider in the file, with the old workspace's key."""
     path = tmp_path / "config.yaml"
     old = settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a")
-    write_config(path, old, Routes(THERE, THERE))
+    write_config(path, old, routes_at(THERE, THERE, host=OTHER))
     config = yaml.safe_load(path.read_text())
     config["fallback_providers"].append({"provider": "custom:databricks-direct", "model": "mine"})
     path.write_text(dump(config))
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert {(e["base_url"], e["api_key"]) for e in providers_of(path).values()} == {
         (THERE, "token-of-a"),
         (OPENAI, TOKEN),
@@ -545,15 +551,15 @@ def test_a_provider_of_the_old_workspace_that_nobody_names_goes(tmp_path: Path) 
     write_config(
         path,
         settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
-        Routes(THERE, THERE),
+        routes_at(THERE, THERE, host=OTHER),
     )
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text() == DESIGN
 
 
 def test_a_token_of_another_workspace_is_not_brought_in(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert not refresh_token(path, "of-the-other", OTHER)
     assert path.read_text() == DESIGN
 
@@ -577,7 +583,7 @@ def test_a_users_provider_with_a_name_of_ours_is_theirs(
         )
     )
     for token in (TOKEN, "second"):
-        write_config(path, settings_for(tmp_path, token=token), Routes(OPENAI, MLFLOW))
+        write_config(path, settings_for(tmp_path, token=token), routes_at(OPENAI, MLFLOW))
         refresh_token(path, f"{token}-new", HOST)
         config = yaml.safe_load(path.read_text())
         there = config[form][0] if form == "custom_providers" else config[form][name]
@@ -663,14 +669,14 @@ def test_an_entry_with_two_urls_gets_no_token(
     """Hermes takes `api` first, in `providers`; whichever it takes, one of them is not ours."""
     path = tmp_path / "config.yaml"
     if remembered:
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     for first, second in (keys, keys[::-1]):
         entry = {first: DIRECT, second: "https://evil.example/v1", "api_key": "old"}
         listed = [{"name": "databricks-direct", **entry}]
         config = {form: listed if form == "custom_providers" else {"databricks-direct": entry}}
         path.write_text(dump(config))
         assert not refresh_token(path, "new", HOST)
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
         after = yaml.safe_load(path.read_text())
         if form == "custom_providers":
             assert listed[0] in after[form]
@@ -727,7 +733,7 @@ def test_a_name_that_hermes_would_take_for_theirs_is_not_ours(
     path = tmp_path / "config.yaml"
     path.write_text(dump(theirs))
     for _ in range(2):
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
         after = yaml.safe_load(path.read_text())
         assert [e["provider"] for e in after["fallback_providers"]][:2] == [
             "custom:databricks-gateway-2"
@@ -746,7 +752,7 @@ def test_a_list_with_an_odd_url_key_settles(key: str, tmp_path: Path) -> None:
         dump({"custom_providers": [{"name": "databricks-gateway", key: OPENAI, "api_key": "old"}]})
     )
     for _ in range(2):
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
         entry = providers_of(path)["databricks-gateway"]
         assert (entry["base_url"], entry["api_key"]) == (OPENAI, TOKEN)
         assert key not in entry
@@ -755,7 +761,7 @@ def test_a_list_with_an_odd_url_key_settles(key: str, tmp_path: Path) -> None:
 
 def test_an_older_word_for_the_models_key_is_no_url(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     path.write_text(path.read_text().replace("model:\n", "model:\n  api: whatever\n", 1))
     assert refresh_token(path, "new", HOST)
     assert yaml.safe_load(path.read_text())["model"]["api_key"] == "new"
@@ -766,14 +772,14 @@ def test_what_doctor_moved_goes_with_its_workspace(tmp_path: Path) -> None:
     write_config(
         path,
         settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
-        Routes(THERE, THERE),
+        routes_at(THERE, THERE, host=OTHER),
     )
     config = yaml.safe_load(path.read_text())
     config["providers"] = {
         e.pop("name"): {"api": e.pop("base_url"), **e} for e in config.pop("custom_providers")
     }
     path.write_text(dump(config))
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert "token-of-a" not in path.read_text()
     assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
 
@@ -782,7 +788,7 @@ def test_a_remembered_route_in_another_cloud_is_none_of_ours(env: dict[str, str]
     settings = read_settings(env)
     there = "https://1.ai-gateway.cloud.databricks.com/openai"
     written = {"host": settings.host, "providers": {"a": there, "b": OPENAI}}
-    here = routes_here(settings, Routes(DIRECT, DIRECT), written)
+    here = routes_here(settings, routes_at(DIRECT, DIRECT), written)
     assert there not in here
     assert {OPENAI, DIRECT} <= here
 
@@ -800,7 +806,7 @@ def test_a_key_that_is_shared_by_an_anchor_becomes_two(
     ours: str, theirs: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     mine = f"custom_providers:\n- name: mine\n  base_url: https://mine.example\n  {theirs}\n"
     text = DESIGN.replace("custom_providers:\n", mine).replace(
         f"base_url: {DIRECT}\n  api_key: {TOKEN}", f"base_url: {DIRECT}\n  {ours}"
@@ -821,7 +827,7 @@ def test_a_key_that_is_shared_by_an_anchor_becomes_two(
 @pytest.mark.parametrize("odd", ["fallback_providers: ''\n", "model: 5\n", "mcp_servers: 3\n"])
 def test_what_parses_is_refreshed_all_the_same(odd: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     config = {**yaml.safe_load(path.read_text()), **yaml.safe_load(odd)}
     path.write_text(dump(config))
     assert refresh_token(path, "new", HOST)
@@ -869,7 +875,7 @@ def test_without_a_memory_a_known_workspace_keeps_its_token(
 @pytest.mark.parametrize("form", ["custom_providers", "providers"])
 def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     config = yaml.safe_load(path.read_text())
     config["custom_providers"][0] |= {"context_length": 200000, "extra_headers": {"X-Team": "a"}}
     if form == "providers":
@@ -878,7 +884,7 @@ def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
             for e in config.pop("custom_providers")
         }
     path.write_text(dump(config))
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     entry = providers_of(path)["databricks-gateway"]
     assert (entry["context_length"], entry["extra_headers"], entry["base_url"]) == (
         200000,
@@ -892,10 +898,10 @@ def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
 def test_text_that_goes_is_kept_beside(tmp_path: Path) -> None:
     """A duplicate key cannot be kept as it stands: the whole file is written anew, and its comments go."""
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     text = path.read_text() + "# mine\nmemory: {a: 1}\nmemory: {a: 2}\n"
     path.write_text(text)
-    said = write_config(path, settings_for(tmp_path, model="other"), Routes(OPENAI, OPENAI))
+    said = write_config(path, settings_for(tmp_path, model="other"), routes_at(OPENAI, OPENAI))
     (backup,) = tmp_path.glob("*.bak")
     assert backup.read_text() == text
     assert backup.name in said
@@ -903,12 +909,12 @@ def test_text_that_goes_is_kept_beside(tmp_path: Path) -> None:
 
 def test_a_file_that_was_swapped_in_is_kept_beside(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     text = "model: {default: gpt, provider: openai, api_key: theirs}\n" + DESIGN.partition(
         "custom_providers"
     )[2].join(["custom_providers", ""])
     path.write_text(text)
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     (backup,) = tmp_path.glob("*.bak")
     assert backup.read_text() == text
 
@@ -927,7 +933,7 @@ def test_the_backup_is_there_before_the_new_file(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="the disk is gone"):
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     (backup,) = tmp_path.glob("*.bak")
     assert backup.read_text() == path.read_text() == "memory: {}\n"
     assert list(tmp_path.glob(".*.tmp")) == []
@@ -951,13 +957,13 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace_file)
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert steps == ["file", "name", "folder"]
 
 
 def test_a_refresh_waits_for_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     with open(tmp_path / ".config.yaml.setup") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread = threading.Thread(target=refresh_token, args=(path, "new"))
@@ -987,10 +993,10 @@ def test_a_refresh_waits_for_the_lock(tmp_path: Path) -> None:
 )
 def test_an_odd_memory_stops_nothing(memory: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     (tmp_path / ".config.yaml.setup").write_text(memory)
     refresh_token(path, "new", HOST)
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text() == DESIGN
 
 
@@ -998,7 +1004,9 @@ def test_an_odd_memory_stops_nothing(memory: str, tmp_path: Path) -> None:
 def test_a_config_that_is_nested_too_deeply_is_kept_aside(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("a: " + "[" * 400 + "]" * 400)
-    assert "nested too deeply" in write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    assert "nested too deeply" in write_config(
+        path, settings_for(tmp_path), routes_at(OPENAI, OPENAI)
+    )
     assert path.read_text() == DESIGN
 
 
@@ -1008,7 +1016,7 @@ def test_many_comments_take_no_time(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     comments = "# comment\n\n" * 150_000
     path.write_text(f"model: m\n{comments}b: 1\n")
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text().count("# comment") == 150_000
 
 
@@ -1023,7 +1031,7 @@ def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
     )
     there = servers if answers else dict.fromkeys(servers, "")
     for _ in range(2):
-        write_config(path, settings_for(tmp_path, mcp_servers=there), Routes(OPENAI, OPENAI))
+        write_config(path, settings_for(tmp_path, mcp_servers=there), routes_at(OPENAI, OPENAI))
         assert yaml.safe_load(path.read_text())["mcp_servers"].keys() == (
             {*servers, "mine"} if answers else {"mine"}
         )
@@ -1034,26 +1042,26 @@ def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
 
 def test_the_workspaces_models_are_offered(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt", "sonnet")))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI, models=("gpt", "sonnet")))
     gateway, direct = providers_of(path).values()
     assert gateway["models"] == {name: {} for name in (OPUS_4_6, OPUS_4_7, "gpt", "sonnet")}
     assert direct["models"] == {name: {} for name in (OPUS_4_6, "gpt", "sonnet")}
     assert gateway["discover_models"] is direct["discover_models"] is False
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI, models=("gpt",)))
     assert providers_of(path)["databricks-direct"]["models"] == {OPUS_4_6: {}, "gpt": {}}
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text() == DESIGN
 
 
 def test_a_users_own_list_of_models_stays(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=("gpt",)))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI, models=("gpt",)))
     config = yaml.safe_load(path.read_text())
     config["custom_providers"][0]["models"] = {"mine": {"context_length": 1000}}
     config["custom_providers"][0]["discover_models"] = True
     path.write_text(dump(config))
     for models in (("gpt", "sonnet"), ()):
-        write_config(path, settings_for(tmp_path), Routes(OPENAI, OPENAI, models=models))
+        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI, models=models))
         entry = providers_of(path)["databricks-gateway"]
         assert (entry["models"], entry["discover_models"]) == (
             {"mine": {"context_length": 1000}},

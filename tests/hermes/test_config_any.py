@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 import utils
 from hermes import urls
 from hermes.config import _parse_config, _render, dump, refresh_token
-from hermes.routes import Routes
 from setup_hermes import main
 from tests.mocked import (
     DESIGN,
@@ -36,6 +35,7 @@ from tests.mocked import (
     config_without_ours,
     is_ours,
     merged,
+    routes_at,
     settings_for,
 )
 
@@ -88,7 +88,7 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     old, problem = _parse_config(text.encode())
     assert (old, problem) == (config, "")
     ours = settings_for(Path("/home/x"), mcp_servers={"exa": "https://mcp.exa.ai/mcp"})
-    new = merged(old, ours, Routes(OPENAI, MLFLOW))
+    new = merged(old, ours, routes_at(OPENAI, MLFLOW))
     assert old == config
     assert list(new)[: len(old)] == list(old)
     managed = {
@@ -117,7 +117,7 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
         assert all(new["model"][k] == v for k, v in old["model"].items() if k not in ours_in_model)
     result = _render(text, old, new)
     assert yaml.safe_load(result) == new
-    assert merged(new, ours, Routes(OPENAI, MLFLOW)) == new
+    assert merged(new, ours, routes_at(OPENAI, MLFLOW)) == new
     assert result.startswith("# head\n") or flow or not config
 
 
@@ -131,7 +131,7 @@ def test_a_refresh_of_any_config_changes_our_keys_only(config: dict[str, Any], t
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        before = merged(config, settings_for(Path("/home/x")), Routes(OPENAI, OPENAI))
+        before = merged(config, settings_for(Path("/home/x")), routes_at(OPENAI, OPENAI))
         path.write_text(dump(before))
         refresh_token(path, token)
         after = yaml.safe_load(path.read_text())

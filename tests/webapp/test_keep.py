@@ -1074,7 +1074,7 @@ def test_many_small_packs_are_put_together(place: Place) -> None:
 def test_a_volume_that_cannot_be_used_is_one_line(value: str, tmp_path: Path) -> None:
     with pytest.raises(
         SettingError,
-        match=r"^HERMES_VOLUME: .* will not do; expected /Volumes/<catalog>/<schema>/<volume>",
+        match=r"^HERMES_VOLUME: .* is not valid; expected /Volumes/<catalog>/<schema>/<volume>",
     ):
         read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value})
 

@@ -444,7 +444,7 @@ def test_the_routes_panel_is_there_when_setup_failed(
         line(page, "Hermes could not be set up")
         page.get_by_role("button", name="Hermes could not be set up").click()
         routes = dialog(page, "Routes")
-        expect(routes).to_contain_text("DATABRICKS_HOST: 'no host at all' will not do")
+        expect(routes).to_contain_text("DATABRICKS_HOST: 'no host at all' is not valid")
         expect(routes).to_contain_text("Hermes could not be set up")
         shot(page, "20-routes-setup-failed")
     with StandIn(reject_token=True) as standin, Served(standin.env, installed_hermes) as served:
