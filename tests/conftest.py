@@ -116,7 +116,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--faults",
         action="store_true",
-        help="print how many cases of each fault are tried, as the README does",
+        help="print how many cases of each fault were tried",
     )
 
 
@@ -128,7 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def faults(marks: Iterable[tuple[str, int, bool]]) -> list[str]:
-    """The README's table of faults, from each test's kind, number of cases, and whether it passed."""
+    """The table of faults, from each test's kind, number of cases, and whether it passed."""
     cases, failed = dict.fromkeys(FAULTS, 0), set()
     for kind, count, passed in marks:
         cases[kind] += count
@@ -147,17 +147,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ]
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    if not (config.getoption("--faults") and config.getoption("--collect-only")):
-        return []
-    marks = (mark for item in items for name, mark in item.user_properties if name == "fault")
-    return faults((*mark, True) for mark in marks)  # type: ignore[misc]
-
-
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if config.getoption("--faults") and not config.getoption("--collect-only"):
+    if config.getoption("--faults"):
         done = [
             (report, outcome == "passed")
             for outcome in ("passed", "failed")
