@@ -84,7 +84,7 @@ def test_no_shell_can_read_what_logs_in(workspace: StandIn, volume: Volume) -> N
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux, which is not here")
 @pytest.mark.parametrize("begins", ["app.main(['x'])", "saver.main()"])
 def test_what_holds_a_token_opens_its_memory_and_environment_to_no_shell(begins: str) -> None:
-    program = f"import app, ctypes, sys; from webapp import saver; {begins}; sys.exit(ctypes.CDLL(None).prctl(3))"
+    program = f"import app, ctypes, sys; from webapp.keep import worker as saver; {begins}; sys.exit(ctypes.CDLL(None).prctl(3))"
     command = [sys.executable, "-c", program, "/nowhere", PATH]
     assert (
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode == 0
