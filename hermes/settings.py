@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from hermes.login import find_credentials
-from hermes.urls import SettingError, clean_gateway, clean_url, cloud_of, ensure_https
+from hermes.trust import trusts_gateway
+from hermes.urls import SettingError, clean_gateway, clean_url, ensure_https
 from utils import get_gateway_host
 
 HERMES = "hermes-agent[mcp]==0.19.0"
@@ -114,9 +114,7 @@ def read_settings(env: Mapping[str, str]) -> HermesSettings:
     # The host as it was given, since it may hold the id in `?o=`.
     given = {**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or host}
     gateway = clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(given)) if token else ""
-    # The token goes to its own workspace, to a gateway of the same cloud, or where somebody says so.
-    elsewhere = gateway not in ("", explicit) and urlsplit(gateway).netloc != urlsplit(host).netloc
-    if elsewhere and not (cloud_of(host) and cloud_of(gateway) == cloud_of(host)):
+    if gateway not in ("", explicit) and not trusts_gateway(host, gateway):
         raise SettingError(
             f"_GATEWAY_RESOLVED: {gateway!r} is in another cloud than {host}; expected DATABRICKS_GATEWAY_HOST to say so"
         )
