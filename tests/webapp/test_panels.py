@@ -1,4 +1,4 @@
-"""webapp/panels.py, its script and its style: drops, pastes, downloads and routes, in a real Chromium."""
+"""The panels, their script and its style: drops, pastes, downloads and routes, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ from tests.webapp.test_page import (
 )
 from tests.webapp.test_tokens import Login, write_config
 from webapp import panels as panel
-from webapp.panels import age, ask_routes, size, token_line
+from webapp.files.panel import size
+from webapp.panel import age
+from webapp.panels import ask_routes, token_line
 from webapp.settings import read_settings
 from webapp.tokens import TokenNews, keep_token_fresh
 
