@@ -54,7 +54,7 @@ def family(model: str) -> str:
     names = {
         "claude": "claude",
         "gemini": "gemini",
-        "open": "llama|qwen|gemma|gpt-oss|mixtral|mistral|dbrx|deepseek",
+        "open": "llama|qwen|gemma|gpt-oss|mixtral|mistral|dbrx|deepseek|kimi|glm",
         "gpt": "gpt-",
     }
     return next((name for name, words in names.items() if re.search(words, model)), "")
@@ -82,21 +82,12 @@ def refusal(
     """
     who = family(body["model"])
     checks = {name: rule(body, who) for name, rule in RULES.items()} | {"cap": _cap(body, caps)}
-    said = [words for name, words in checks.items() if words and not _off(name, route, lenient)]
+    said = [words for name, words in checks.items() if words and not is_off(name, route, lenient)]
     return (400, {"error_code": "BAD_REQUEST", "message": said[0]}) if said else None
 
 
-def missing(model: str, route: str, lenient: Container[str]) -> dict[str, str] | None:
-    """What a gateway says of a `system.ai.*` name that the token may not use: the same as of one that is not there."""
-    told = (
-        model.startswith("system.ai.")
-        and route != "serving-endpoints"
-        and not _off("missing-model", route, lenient)
-    )
-    return {"error_code": "NOT_FOUND", "message": f"'{model}' does not exist"} if told else None
-
-
-def _off(name: str, route: str, lenient: Container[str]) -> bool:
+def is_off(name: str, route: str, lenient: Container[str]) -> bool:
+    """Whether a rule is turned off on a route."""
     return name in lenient or f"{name}@{route}" in lenient
 
 

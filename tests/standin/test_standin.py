@@ -457,6 +457,7 @@ print(requests.post(url, json=json.loads(sys.argv[1]), headers=headers, timeout=
         (["--lenient", "unknown-field"], {"store": True}, "hello"),
         (["--lenient", "unknown-field@openai"], {"store": True}, 'unknown field \\"store\\"'),
         (["--cap", f"{OPUS_4_6}=100"], {"max_tokens": 101}, "max_tokens (101) cannot exceed 100"),
+        (["--world", "enforced"], {}, "Please use Unity Gateway."),
         (["--tool-calls", "2", "--at-once"], {"tools": [function()]}, "the tool ran 2"),
     ],
 )

@@ -33,11 +33,20 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import trustme
 
-from tests.standin.models import NAMES, PromptCache, completion, events, missing, refusal
+import tests.standin.worlds as worlds
+from tests.standin.models import NAMES, PromptCache, completion, events, is_off, refusal
+from tests.standin.rules import RULES
+from tests.standin.worlds import (
+    FAULTS,
+    GATEWAY_ROUTES,
+    WORKSPACE_ROUTES,
+    WORLDS,
+    default_serves,
+)
 
 WORKSPACE_ID = "1234567890123456"
 HOSTS = {  # cloud: workspace host, gateway host
@@ -54,29 +63,23 @@ HOSTS = {  # cloud: workspace host, gateway host
         f"{WORKSPACE_ID}.ai-gateway.gcp.databricks.com",
     ),
 }
-GATEWAY_ROUTES = ("openai", "mlflow/v1")
-WORKSPACE_ROUTES = ("ai-gateway/mlflow/v1", "serving-endpoints")
 GATEWAY_FAULTS = ("ok", "refused", "black-holed", "bad-certificate")
 OPUS_4_7, OPUS_4_6, SONNET = (
     "databricks-claude-opus-4-7",
     "databricks-claude-opus-4-6",
     "databricks-claude-sonnet-4-5",
 )
+NEW_OPUS_4_7, NEW_OPUS_4_6 = "system.ai.claude-opus-4-7", "system.ai.claude-opus-4-6"
 GPT, LLAMA = "databricks-gpt-5", "databricks-meta-llama-3-3-70b-instruct"
 
-NOT_FOUND = {
-    "error_code": "ENDPOINT_NOT_FOUND",
-    "message": "The given endpoint does not exist, please retry after checking the specified model and version "
-    "deployment exists.",
-}
-BAD_TOKEN = {"error_code": "403", "message": "Invalid access token."}
 NO_TOKEN = {"error_code": "401", "message": "Credential was not sent."}
-DISABLED = {
-    "error_code": "FEATURE_DISABLED",
-    "message": "AI Gateway is not available for this workspace.",
-}
+LOGIN_PAGE = b"<!doctype html><title>Databricks - Sign In</title>"
 
 Answer = tuple[int, dict[str, Any] | bytes]
+
+
+class Page(bytes):
+    """A page of HTML."""
 
 
 class Cut(bytes):
@@ -109,17 +112,6 @@ Room = Callable[
 ]  # may raise ConnectionError: then the connection ends without an answer
 
 
-def default_serves() -> dict[str, set[str]]:
-    """Which route serves which models: opus-4-7 is on the gateway alone, as in the workspace that started this."""
-    everywhere = {OPUS_4_6, SONNET, GPT}
-    return {
-        "openai": {OPUS_4_7, *everywhere},
-        "mlflow/v1": {OPUS_4_7, LLAMA, *everywhere},
-        "ai-gateway/mlflow/v1": {OPUS_4_7, LLAMA, *everywhere},
-        "serving-endpoints": {LLAMA, *everywhere},
-    }
-
-
 @dataclass
 class Request:
     """One request that reached the stand-in, tunnels included (method CONNECT, no path).
@@ -144,7 +136,14 @@ class StandIn:
 
     Arguments:
         cloud: "azure", "aws" (no workspace id in the host) or "gcp".
-        serves: models by route; see `default_serves`.
+        world: one of `WORLDS`; see `worlds.py`.
+        faults: the refusals of `worlds.FAULTS` that hold here.
+        serves: models by route; where it is empty, `default_serves` of this world.
+        no_entitlement: models to which this workspace is not entitled, by either name.
+        provisioned: provisioned-throughput endpoints, which an enforced workspace refuses on direct serving.
+        tier: output tokens that a request may ask for before it is refused as one too many; None for any number.
+        page_size: the most model services on one page of the list; a larger page, or none, is HTTP 499.
+        busy_lists: how many more questions for a list of model services are answered HTTP 504.
         gateway: one of GATEWAY_FAULTS, for the gateway's own host.
         feature_disabled: every AI Gateway route answers FEATURE_DISABLED.
         reject_token: every token is refused with the 403 of a stale one.
@@ -159,7 +158,14 @@ class StandIn:
     """
 
     cloud: str = "azure"
-    serves: dict[str, set[str]] = field(default_factory=default_serves)
+    world: str = "classic"
+    faults: set[str] = field(default_factory=set)
+    serves: dict[str, set[str]] = field(default_factory=dict)
+    no_entitlement: set[str] = field(default_factory=set)
+    provisioned: set[str] = field(default_factory=set)
+    tier: int | None = None
+    page_size: int = 100
+    busy_lists: int = 0
     gateway: str = "ok"
     feature_disabled: bool = False
     reject_token: bool = False
@@ -178,6 +184,7 @@ class StandIn:
 
     def __post_init__(self) -> None:
         self.workspace_host, self.gateway_host = HOSTS[self.cloud]
+        self.serves = self.serves or default_serves(self.world)
         self.token = ""
         self._client = ("stand-in-client", secrets.token_hex(16))
         self._expiring: dict[str, float] = {}
@@ -246,7 +253,7 @@ class StandIn:
         return [r for r in list(self.requests) if r.path.endswith("/chat/completions")]
 
     def answer(self, call: Call) -> Answer:
-        """Decide one request. A new fault is one more line here, or in `_Handler.do_CONNECT` if it comes before HTTP.
+        """Decide one request; what ends before HTTP is in `_Handler.do_CONNECT`.
 
         Arguments:
             call: the request; its host is one of this stand-in's two.
@@ -254,49 +261,80 @@ class StandIn:
         Returns:
             The HTTP status and the body to send: a JSON object, or bytes as they are.
         """
-        host, method, path, body = call.host, call.method, call.path, call.json
-        authorization = call.headers.get("authorization", "")
-        if path == "/.well-known/databricks-config":
+        return self._before_the_token(call) or self._about_the_token(call) or self._behind(call)
+
+    def _before_the_token(self, call: Call) -> Answer | None:
+        if call.path == "/.well-known/databricks-config":
             oidc = f"https://{self.workspace_host}/oidc"
             return 200, {
                 "workspace_id": WORKSPACE_ID,
                 "cloud": self.cloud.upper(),
                 "oidc_endpoint": oidc,
             }
-        if path.startswith("/oidc/"):
-            return self._oidc(path, authorization)
-        on_gateway = host == self.gateway_host
-        if self.feature_disabled and (on_gateway or path.startswith("/ai-gateway/")):
-            return 404, DISABLED
-        if (
-            path.startswith("/presigned/") and "/presigned/" in self.rooms
-        ):  # the URL is the permission
-            return self.rooms["/presigned/"](call)
+        if call.path.startswith("/oidc/"):
+            return self._oidc(call.path, call.headers.get("authorization", ""))
+        given = WORKSPACE_ID in (
+            call.headers.get("x-databricks-workspace-id"),
+            call.headers.get("x-databricks-org-id"),
+            call.query.get("o"),
+        )
+        if call.host == self.workspace_host and not given:
+            if "several-workspaces" in self.faults:
+                return 303, Page(b"")
+            if "login-page" in self.faults:
+                return 200, Page(LOGIN_PAGE)
+        if self.feature_disabled and self._is_gateway(call):
+            return RULES["disabled"].answer()
+        if call.path.startswith("/presigned/") and "/presigned/" in self.rooms:
+            return self.rooms["/presigned/"](call)  # the URL is the permission
+        return None
+
+    def _about_the_token(self, call: Call) -> Answer | None:
+        authorization = call.headers.get("authorization", "")
         if not authorization:
             return 401, NO_TOKEN
+        if "foreign-token" in self.faults:
+            return RULES["foreign-token"].answer()
         if not self._accepts(authorization.removeprefix("Bearer ")):
-            return 403, BAD_TOKEN
-        beginnings = [
-            beginning for beginning in self.rooms if path.startswith(beginning) and not on_gateway
-        ]
-        if beginnings:
-            return self.rooms[max(beginnings, key=len)](call)
-        if method == "GET" and not on_gateway:
-            return self._api(path)
-        route = path.removesuffix("/chat/completions").lstrip("/")
-        known = GATEWAY_ROUTES if on_gateway else WORKSPACE_ROUTES
-        if method != "POST" or not path.endswith("/chat/completions") or route not in known:
-            return 404, {
-                "error_code": "NOT_FOUND",
-                "message": f"No API found for '{method} {path}'.",
-            }
-        if body.get("model") not in self.serves.get(route, set()):
-            return 404, missing(str(body.get("model")), route, self.lenient) or NOT_FOUND
-        no = refusal(body, route, self.lenient, self.caps)
-        return no or (
-            200,
-            completion(f"https://{host}/{route}", body, self.cache.count(body), self._calls(body)),
+            return RULES["stale-token"].answer()
+        lists = call.path.startswith("/api/2.1/unity-catalog/")
+        if lists and self.faults & {"no-listing", "narrow-scope"}:
+            return RULES["no-listing"].answer()
+        unity = call.host == self.workspace_host and self._is_gateway(call)
+        return (
+            RULES["narrow-scope"].answer() if "narrow-scope" in self.faults and not unity else None
         )
+
+    def _is_gateway(self, call: Call) -> bool:
+        return call.host == self.gateway_host or call.path.startswith("/ai-gateway/")
+
+    def _behind(self, call: Call) -> Answer:
+        on_gateway = call.host == self.gateway_host
+        fitting = [b for b in self.rooms if call.path.startswith(b) and not on_gateway]
+        if fitting:
+            return self.rooms[max(fitting, key=len)](call)
+        if call.method == "GET" and not on_gateway:
+            return self._api(call)
+        route = call.path.removesuffix("/chat/completions").lstrip("/")
+        known = GATEWAY_ROUTES if on_gateway else WORKSPACE_ROUTES
+        chat = call.method == "POST" and call.path.endswith("/chat/completions")
+        if not chat or route not in known:
+            message = f"No API found for '{call.method} {call.path}'."
+            return 404, {"error_code": "NOT_FOUND", "message": message}
+        return self._chat(f"https://{call.host}/{route}", route, call.json)
+
+    def _chat(self, base_url: str, route: str, body: dict[str, Any]) -> Answer:
+        model = str(body.get("model"))
+        if model not in self.serves.get(route, set()):
+            why = worlds.not_served(self.world, self.faults, self.provisioned, route, model)
+            unsaid = why[0] == 404 and is_off("missing-model", route, self.lenient)
+            return RULES["missing-endpoint"].answer() if unsaid else why
+        if worlds.bare(model) in map(worlds.bare, self.no_entitlement):
+            return RULES["no-entitlement"].answer()
+        if self.tier is not None and (body.get("max_tokens") or 0) > self.tier:
+            return RULES["busy"].answer(model=model)
+        no = refusal(body, route, self.lenient, self.caps)
+        return no or (200, completion(base_url, body, self.cache.count(body), self._calls(body)))
 
     def _accepts(self, token: str) -> bool:
         live = self.token if self.oauth is None else ""
@@ -321,19 +359,31 @@ class StandIn:
         self._expiring[token] = time.monotonic() + self.oauth
         return 200, {"access_token": token, "token_type": "Bearer", "expires_in": self.oauth}
 
-    def _api(self, path: str) -> Answer:
-        if path == "/api/2.0/serving-endpoints":
+    def _api(self, call: Call) -> Answer:
+        if call.path == "/api/2.0/serving-endpoints":
             ready = {"ready": "READY", "config_update": "NOT_UPDATING"}
             names = sorted(self.serves.get("serving-endpoints", set()))
             return 200, {
                 "endpoints": [{"name": n, "state": ready, "task": "llm/v1/chat"} for n in names]
             }
-        if path.startswith("/api/2.0/apps/"):
-            return 200, {"name": path.rpartition("/")[2], "creator": self.creator}
-        return 404, {
-            "error_code": "ENDPOINT_NOT_FOUND",
-            "message": f"No API found for 'GET {path}'.",
-        }
+        if call.path == "/api/2.0/serving-endpoints:foundation-models":
+            return 200, {"endpoints": worlds.foundation_models(self.world)}
+        if call.path == "/api/2.1/unity-catalog/model-services" and self.world != "classic":
+            return self._model_services(call.query)
+        if call.path.startswith("/api/2.0/apps/"):
+            return 200, {"name": call.path.rpartition("/")[2], "creator": self.creator}
+        message = f"No API found for 'GET {call.path}'."
+        return 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": message}
+
+    def _model_services(self, query: dict[str, str]) -> Answer:
+        if self.busy_lists > 0:
+            self.busy_lists -= 1
+            return RULES["list-timeout"].answer()
+        schema = query.get("parent", "").removeprefix("schemas/")
+        found = worlds.services(self.serves, schema)
+        if not found:
+            return RULES["no-schema"].answer(schema=schema)
+        return worlds.page_of_services(found, query, self.page_size, "empty-page" in self.faults)
 
     def _calls(self, body: dict[str, Any]) -> list[str]:
         """The shell commands to ask for now: those of this question whose answers are not there yet."""
@@ -434,7 +484,8 @@ class _Handler(BaseHTTPRequestHandler):
             Request(self.command, self.host, path, status, token, model, plain, read, write)
         )
         if isinstance(answer, bytes):
-            self._send(status, answer, "application/octet-stream")
+            page = isinstance(answer, Page)
+            self._send(status, answer, "text/html" if page else "application/octet-stream")
         elif status == 200 and body.get("stream"):
             self._send(200, events(answer), "text/event-stream")
         else:
@@ -453,6 +504,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        if status == 303:
+            self.send_header("Location", "/login?next_url=" + quote(self.path, safe=""))
         self.close_connection |= isinstance(body, Cut)
         self.send_header("Content-Length", str(len(body) * (2 if isinstance(body, Cut) else 1)))
         self.end_headers()
@@ -467,7 +520,8 @@ def _serve_option(text: str) -> tuple[str, set[str]]:
     route, equals, models = text.partition("=")
     if not equals or route not in GATEWAY_ROUTES + WORKSPACE_ROUTES:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected ROUTE=MODEL,MODEL with a route of {default_serves().keys()}"
+            f"{text!r}: expected ROUTE=MODEL,MODEL with a route of "
+            + ", ".join(GATEWAY_ROUTES + WORKSPACE_ROUTES)
         )
     return route, {m for m in models.split(",") if m}
 
@@ -502,6 +556,36 @@ def main(argv: list[str]) -> int:
         description="Run COMMAND with a Databricks workspace around it.",
     )
     parser.add_argument("--cloud", choices=HOSTS, default="azure")
+    parser.add_argument(
+        "--world",
+        choices=WORLDS,
+        default="classic",
+        help="what models are called and where they answer; new workspaces are enforced",
+    )
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        action="append",
+        default=[],
+        dest="faults",
+        help="what else such a workspace answers; may be given more than once",
+    )
+    parser.add_argument(
+        "--no-entitlement",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="a model with a rate limit of 0",
+    )
+    parser.add_argument(
+        "--tier", type=int, metavar="TOKENS", help="the most output tokens that are admitted"
+    )
+    parser.add_argument(
+        "--page-size", type=int, default=100, metavar="N", help="of the list of model services"
+    )
+    parser.add_argument(
+        "--busy-lists", type=int, default=0, metavar="N", help="that list is HTTP 504 N times"
+    )
     parser.add_argument(
         "--serve",
         type=_serve_option,
@@ -562,12 +646,15 @@ def main(argv: list[str]) -> int:
     options = vars(parser.parse_args(argv))
     command, log, serve = options.pop("command"), options.pop("log"), options.pop("serve")
     options["latency"] /= 1000
-    options["lenient"], options["caps"] = set(options["lenient"]), dict(options.pop("cap"))
+    options["caps"] = dict(options.pop("cap"))
+    options |= {name: set(options[name]) for name in ("faults", "no_entitlement", "lenient")}
     if options.pop("apps"):
         from tests.standin.apps import Apps  # which needs databricks-sdk's names, and this module
 
         options["rooms"] = Apps(volumes={"main.default.home"}).rooms
-    with StandIn(**options, serves=dict(serve) if serve else default_serves()) as standin:
+    if serve:
+        options["serves"] = dict(serve)
+    with StandIn(**options) as standin:
         child = subprocess.Popen(command, env=standin.env)
         # Ctrl-C reaches the child by itself; a handler, unlike SIG_IGN, is not inherited by it.
         signal.signal(signal.SIGINT, lambda *_: None)
