@@ -27,7 +27,7 @@ from tests.bench.keep import keep_rows
 from tests.bench.terminal import Row, terminal_rows
 from tests.conftest import INSTALLED, ROOT
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
-from tests.standin.models import NAMES
+from tests.standin.refusals import NAMES
 from utils import get_gateway_host
 
 

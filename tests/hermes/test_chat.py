@@ -30,7 +30,8 @@ from tests.standin import (
     StandIn,
     default_serves,
 )
-from tests.standin.models import NAMES, completion, events
+from tests.standin.models import completion, events
+from tests.standin.refusals import NAMES
 
 Body = dict[str, Any]
 

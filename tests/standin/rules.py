@@ -1,6 +1,7 @@
 """What Databricks is known to refuse, as one table: what, of which models, where, in which words, and who reported it.
 
-Data only, and it imports nothing of ours: the stand-in refuses by it, and whatever asks a real workspace can ask by it.
+Data only, and it imports nothing of ours: the stand-in refuses by it (`refusals.py` finds what breaks a rule), and whatever
+asks a real workspace can ask by it, one request of `breaks` a rule.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ Answer = tuple[int, dict[str, Any]]
 # endpoints, LISTS its lists of models.
 LEGACY, GATEWAY, DIRECT, LISTS = "legacy", "gateway", "direct", "lists"
 CHAT = (LEGACY, GATEWAY, DIRECT)
+# Whose models, by name.
+CLAUDE, GEMINI = "claude", "gemini"
+OPEN = "llama|qwen|gemma|gpt-oss|mixtral|mistral|dbrx|deepseek|kimi|glm"
+Version = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,10 @@ class Rule:
         code: the `error_code` of the answer.
         words: the `message` of the answer; names in braces stand for what differs.
         source: who reported it.
-        families: of whose models, see `models.family`; empty for all.
+        only: a regular expression for the names of the models that it holds for.
+        but: one for the names of those that it does not hold for.
+        since: the first version of a Claude that it holds for.
+        before: the first version of a Claude that it does not hold for any more.
         where: on which surfaces.
         breaks: fields of a chat completion that break it, over a plain question; empty where no field does.
     """
@@ -39,9 +47,17 @@ class Rule:
     code: str
     words: str
     source: str
-    families: tuple[str, ...] = ()
+    only: str = ""
+    but: str = ""
+    since: Version = (0, 0)
+    before: Version = (99, 0)
     where: tuple[str, ...] = CHAT
     breaks: Mapping[str, Any] = field(default_factory=dict)
+
+    def holds(self, model: str, surface: str) -> bool:
+        """Whether it is about this model on this surface."""
+        named = re.search(self.only, model) and not (self.but and re.search(self.but, model))
+        return bool(named) and surface in self.where and self.since <= version(model) < self.before
 
     def answer(self, **differs: object) -> Answer:
         """The refusal as the workspace words it."""
@@ -50,10 +66,222 @@ class Rule:
     @property
     def pattern(self) -> str:
         """A regular expression for the message, whatever differs."""
-        parts = re.split(r"\{\w+\}", self.words)
-        return ".+".join(map(re.escape, parts))
+        return ".+".join(map(re.escape, re.split(r"\{\w+\}", self.words)))
 
 
+def version(model: str) -> Version:
+    """A Claude's version, whichever way round its name has it; (0, 0) where it has none."""
+    found = re.search(r"claude-(?:[a-z]+-)?(\d+)(?:[-.](\d)\b)?", model)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+
+
+# What breaks a rule: parts of a chat completion.
+_USER = {"role": "user", "content": "hello"}
+_MARK = {"cache_control": {"type": "ephemeral"}}
+_PARAMETERS = {"type": "object", "properties": {}}
+_FUNCTION = {"name": "terminal", "description": "Runs a command.", "parameters": _PARAMETERS}
+
+
+def _tool(**more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": _FUNCTION | more}
+
+
+def _text(words: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": words}]
+
+
+def _marked(words: str) -> list[dict[str, Any]]:
+    return [block | _MARK for block in _text(words)]
+
+
+def _called(content: Any, *ids: str) -> dict[str, Any]:
+    function = {"name": "terminal", "arguments": "{}"}
+    calls = [{"id": i, "type": "function", "function": function} for i in ids]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def _done(call: str, content: Any = "done", **more: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call, "content": content, **more}
+
+
+_BAD = (400, "BAD_REQUEST")
+_REQUEST = [
+    Rule(
+        "empty-content",
+        "an assistant message with tool_calls and empty content",
+        *_BAD,
+        "messages: text content blocks must be non-empty",
+        "databricks-openai 0.18.0 sends one space instead; its PR 333 tells why",
+        only=CLAUDE,
+        breaks={"messages": [_USER, _called("", "a"), _done("a")]},
+    ),
+    Rule(
+        "strict",
+        "strict in a tool's function, whatever its value",
+        *_BAD,
+        "tools.{i}.custom.strict: Extra inputs are not permitted",
+        "databricks-openai takes it out; omnigent PR 730",
+        but="gpt",
+        breaks={"tools": [_tool(strict=False)]},
+    ),
+    Rule(
+        "name",
+        "name in a message that is not a user's",
+        *_BAD,
+        "messages.{i}.name: not supported",
+        "litellm llms/databricks/chat/transformation.py; databricks-langchain",
+        breaks={"messages": [_USER, _called(" ", "a"), _done("a", name="terminal")]},
+    ),
+    Rule(
+        "tool-order",
+        "a second tool message after one assistant message with two calls",
+        *_BAD,
+        "the message before a tool message must carry tool_calls",
+        "litellm, the same file: it repeats the assistant message, one call each",
+        but=CLAUDE,
+        breaks={"messages": [_USER, _called(" ", "a", "b"), _done("a"), _done("b")]},
+    ),
+    Rule(
+        "stream-options",
+        "stream_options for a model of open weights",
+        *_BAD,
+        'Bad request: json: unknown field "stream_options"',
+        "opencode 31156, continue 12936, lingua PR 133",
+        only=OPEN,
+        breaks={"stream": True, "stream_options": {"include_usage": True}},
+    ),
+    Rule(
+        "gemini-stream-options",
+        "stream_options for Gemini on direct serving",
+        *_BAD,
+        'Bad request: json: unknown field "stream_options"',
+        "unity-gateway 491",
+        only=GEMINI,
+        where=(DIRECT,),
+        breaks={"stream": True, "stream_options": {"include_usage": True}},
+    ),
+    Rule(
+        "gemini-schema",
+        "$schema or exclusiveMinimum in the schema of a tool, for Gemini on direct serving",
+        *_BAD,
+        'Invalid JSON payload received. Unknown name "{field}": Cannot find field.',
+        "unity-gateway 491",
+        only=GEMINI,
+        where=(DIRECT,),
+        breaks={
+            "tools": [_tool(parameters=_PARAMETERS | {"$schema": "http://json-schema.org/schema#"})]
+        },
+    ),
+    Rule(
+        "cap",
+        "more max_tokens than the endpoint's own cap",
+        *_BAD,
+        "{field} ({asked}) cannot exceed {cap}",
+        "ucode databricks.py, omnigent PR 6209, databricks-sdk-go 1183, mlflow PR 25360",
+        breaks={"max_tokens": 10_000_000},
+    ),
+    Rule(
+        "sampling",
+        "temperature, top_p or top_k for Claude 4.7 and later",
+        *_BAD,
+        "Model us.anthropic.{name} does not support the {field} parameter.",
+        "litellm PR 28115",
+        only=CLAUDE,
+        since=(4, 7),
+        breaks={"temperature": 1},
+    ),
+    Rule(
+        "reasoning-effort",
+        "reasoning_effort for Claude",
+        *_BAD,
+        'json: unknown field "reasoning_effort"',
+        "bifrost PR 6958, models.dev PR 2340",
+        only=CLAUDE,
+        breaks={"reasoning_effort": "high"},
+    ),
+    Rule(
+        "thinking",
+        "thinking for a model that is no Claude",
+        *_BAD,
+        'json: unknown field "thinking"',
+        'Anthropic\'s "Extended thinking"',
+        but=CLAUDE,
+        breaks={"thinking": {"type": "adaptive"}},
+    ),
+    Rule(
+        "thinking-adaptive",
+        "adaptive thinking for a Claude before 4.6",
+        *_BAD,
+        "adaptive thinking is not supported on this model",
+        'Anthropic\'s "Adaptive thinking"',
+        only=CLAUDE,
+        before=(4, 6),
+        breaks={"thinking": {"type": "adaptive"}},
+    ),
+    Rule(
+        "thinking-budget",
+        "a budget for thinking below 1,024 or not below max_tokens",
+        *_BAD,
+        "thinking.enabled.budget_tokens: must be at least 1024 and less than max_tokens",
+        'Anthropic\'s "Extended thinking"',
+        only=CLAUDE,
+        breaks={"thinking": {"type": "enabled", "budget_tokens": 9000}, "max_tokens": 9000},
+    ),
+    Rule(
+        "thinking-round",
+        "thinking turned on while a tool round is open",
+        *_BAD,
+        "Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
+        'Anthropic\'s "Extended thinking"',
+        only=CLAUDE,
+        breaks={
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "messages": [_USER, _called(" ", "a"), _done("a")],
+        },
+    ),
+    Rule(
+        "cache-tool",
+        "a cache mark inside a tool message's content",
+        *_BAD,
+        "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be specified "
+        "within `tool_result.content`. Instead, place it directly on `tool_result`",
+        "copilot-api 241; goose marks only system, user messages and the last tool",
+        breaks={"messages": [_USER, _called(" ", "a"), _done("a", _marked("done"))]},
+    ),
+    Rule(
+        "cache-marks",
+        "a cache mark for a model that is no Claude",
+        *_BAD,
+        'json: unknown field "cache_control"',
+        "g3 PR 24",
+        but=CLAUDE,
+        breaks={"messages": [{"role": "user", "content": _marked("hello")}]},
+    ),
+    Rule(
+        "cache-empty",
+        "a cache mark on an empty text",
+        *_BAD,
+        "cache_control cannot be set for empty text blocks",
+        'Anthropic\'s "Prompt caching"',
+        breaks={"messages": [{"role": "user", "content": _marked("")}]},
+    ),
+    Rule(
+        "cache-many",
+        "more than four cache marks",
+        *_BAD,
+        "A maximum of 4 blocks with cache_control may be provided. Found {found}.",
+        'Anthropic\'s "Prompt caching"',
+        breaks={"messages": [{"role": "user", "content": _marked("hello")}] * 5},
+    ),
+    Rule(
+        "unknown-field",
+        "store, service_tier and other fields that the API does not document",
+        *_BAD,
+        'json: unknown field "{field}"',
+        "openclaw PR 62230",
+        breaks={"store": True},
+    ),
+]
 _WORLD = [
     Rule(
         "retired",
@@ -186,7 +414,7 @@ _WORLD = [
         "a list of model services with no page_size, or with one above what the workspace takes",
         499,
         "CANCELLED",
-        "The request was cancelled.",
+        "",
         "unity-gateway 345",
         where=(LISTS,),
     ),
@@ -209,4 +437,5 @@ _WORLD = [
         where=(LISTS,),
     ),
 ]
-RULES = {rule.name: rule for rule in _WORLD}
+RULES = {rule.name: rule for rule in (*_REQUEST, *_WORLD)}
+REQUEST_RULES = tuple(rule.name for rule in _REQUEST)

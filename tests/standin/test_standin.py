@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from tests.standin import (
     StandIn,
     default_serves,
 )
-from tests.standin.models import MARKS, NAMES, RULES
+from tests.standin.refusals import NAMES
+from tests.standin.rules import GATEWAY, REQUEST_RULES, RULES
+from tests.standin.worlds import UNITY, surface
 
 Body = dict[str, Any]
 MARK = {"cache_control": {"type": "ephemeral"}}
@@ -81,147 +84,92 @@ def silent(content: Any = "") -> list[Body]:
     return [user(), called(content, "a"), tool("a")]
 
 
-REFUSED: list[tuple[str, str, list[Body], Body, str]] = [
-    ("empty-content", OPUS_4_7, silent(), {}, "messages: text content blocks must be non-empty"),
-    ("empty-content", SONNET, silent(None), {}, "messages: text content blocks must be non-empty"),
-    (
-        "empty-content",
-        OPUS_4_6,
-        silent(text("")),
-        {},
-        "messages: text content blocks must be non-empty",
-    ),
-    (
-        "strict",
-        OPUS_4_7,
-        [user()],
-        {"tools": [function(strict=False)]},
-        "tools.0.custom.strict: Extra inputs are not permitted",
-    ),
-    (
-        "strict",
-        LLAMA,
-        [user()],
-        {"tools": [function(strict=True)]},
-        "tools.0.custom.strict: Extra inputs are not permitted",
-    ),
-    (
-        "name",
-        GPT,
-        [user(), called(" ", "a"), tool("a", name="terminal")],
-        {},
-        "messages.2.name: not supported",
-    ),
-    (
-        "tool-order",
-        GPT,
-        [user(), called(" ", "a", "b"), tool("a"), tool("b")],
-        {},
-        "the message before a tool message must carry tool_calls",
-    ),
-    (
-        "stream-options",
-        LLAMA,
-        [user()],
-        {"stream_options": {}},
-        'Bad request: json: unknown field "stream_options"',
-    ),
-    ("cap", SONNET, [user()], {"max_tokens": 65536}, "max_tokens (65536) cannot exceed 25000"),
-    (
-        "sampling",
-        OPUS_4_7,
-        [user()],
-        {"temperature": 1},
-        "Model us.anthropic.claude-opus-4-7 does not support the temperature parameter.",
-    ),
-    (
-        "reasoning-effort",
-        OPUS_4_6,
-        [user()],
-        {"reasoning_effort": "high"},
-        'json: unknown field "reasoning_effort"',
-    ),
-    (
-        "thinking",
-        GPT,
-        [user()],
-        {"thinking": {"type": "adaptive"}},
-        'json: unknown field "thinking"',
-    ),
-    (
-        "thinking",
-        SONNET,
-        [user()],
-        {"thinking": {"type": "adaptive"}},
-        "adaptive thinking is not supported on this model",
-    ),
-    (
-        "thinking",
-        SONNET,
-        [user()],
-        {"thinking": {"type": "enabled", "budget_tokens": 9000}, "max_tokens": 9000},
-        "thinking.enabled.budget_tokens: must be at least 1024 and less than max_tokens",
-    ),
-    (
-        "thinking",
-        SONNET,
-        silent(" "),
-        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
-        "Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
-    ),
-    (
-        "cache-tool",
-        OPUS_4_7,
-        [user(), called(" ", "a"), tool("a", text("done", **MARK))],
-        {},
-        "messages.2.content.0.tool_result.content.0.cache_control: cache_control may not be specified within "
-        "`tool_result.content`. Instead, place it directly on `tool_result`",
-    ),
-    ("cache-marks", GPT, [user(text("hello", **MARK))], {}, 'json: unknown field "cache_control"'),
-    (
-        "cache-marks",
-        OPUS_4_7,
-        [user(text("", **MARK))],
-        {},
-        "cache_control cannot be set for empty text blocks",
-    ),
-    (
-        "cache-marks",
-        OPUS_4_7,
-        [user(text("hello", **MARK))] * MARKS,
-        {"tools": [function() | MARK]},
-        "A maximum of 4 blocks with cache_control may be provided. Found 5.",
-    ),
-    ("unknown-field", OPUS_4_7, [user()], {"store": True}, 'json: unknown field "store"'),
-    (
-        "unknown-field",
-        GPT,
-        [user()],
-        {"service_tier": "fast"},
-        'json: unknown field "service_tier"',
-    ),
-]
+GEMINI = "databricks-gemini-3-1-pro"
 
 
-@pytest.mark.parametrize(("rule", "model", "messages", "more", "said"), REFUSED)
-def test_a_rule_refuses_unless_it_is_off(
-    rule: str, model: str, messages: list[Body], more: Body, said: str, workspace: StandIn
+@pytest.mark.parametrize("name", REQUEST_RULES)
+def test_a_rule_refuses_what_breaks_it_unless_it_is_off(name: str, workspace: StandIn) -> None:
+    workspace.caps = dict.fromkeys((OPUS_4_7, SONNET, GPT, LLAMA, GEMINI), 25000)
+    for route in (UNITY, "serving-endpoints"):
+        workspace.serves[route] |= set(workspace.caps)
+    rule, route = RULES[name], UNITY if GATEWAY in RULES[name].where else "serving-endpoints"
+    held = {model for model in workspace.caps if rule.holds(model, surface(route))}
+    assert held
+    for model in workspace.caps:
+        plain: Body = {"messages": [user()]}
+        assert post(workspace, model, route=route, **plain)[0] == 200
+        workspace.lenient = set(NAMES) - {name}
+        status, answer = post(workspace, model, route=route, **{**plain, **rule.breaks})
+        assert (status == 400) == (model in held)
+        assert status == 200 or re.fullmatch(rule.pattern, answer["message"])
+        workspace.lenient = {f"{name}@{route}", *set(NAMES) - {name}}
+        assert post(workspace, model, route=route, **{**plain, **rule.breaks})[0] == 200
+        workspace.lenient = set()
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "more", "said"),
+    [
+        (SONNET, silent(None), {}, "messages: text content blocks must be non-empty"),
+        (OPUS_4_6, silent(text("")), {}, "messages: text content blocks must be non-empty"),
+        (
+            LLAMA,
+            [user()],
+            {"tools": [function(), function(strict=True)]},
+            "tools.1.custom.strict: Extra inputs are not permitted",
+        ),
+        (
+            GPT,
+            [user(), called(" ", "a"), tool("a", name="terminal")],
+            {},
+            "messages.2.name: not supported",
+        ),
+        (SONNET, [user()], {"max_tokens": 65536}, "max_tokens (65536) cannot exceed 25000"),
+        (
+            SONNET,
+            [user()],
+            {"max_completion_tokens": 25001},
+            "max_completion_tokens (25001) cannot exceed 25000",
+        ),
+        (
+            OPUS_4_7,
+            [user()],
+            {"top_p": 1},
+            "Model us.anthropic.claude-opus-4-7 does not support the top_p parameter.",
+        ),
+        (
+            OPUS_4_7,
+            [user(), called(" ", "a"), tool("a", text("done", **MARK))],
+            {},
+            "messages.2.content.0.tool_result.content.0.cache_control: cache_control may not be specified "
+            "within `tool_result.content`. Instead, place it directly on `tool_result`",
+        ),
+        (
+            OPUS_4_7,
+            [user(text("hello", **MARK))] * 4,
+            {"tools": [function() | MARK]},
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+        ),
+        (GPT, [user()], {"service_tier": "fast"}, 'json: unknown field "service_tier"'),
+    ],
+)
+def test_it_says_what_is_wrong(
+    model: str, messages: list[Body], more: Body, said: str, workspace: StandIn
 ) -> None:
     workspace.caps = {SONNET: 25000}
     refused = 400, {"error_code": "BAD_REQUEST", "message": said}
     routes = [route for route, models in default_serves().items() if model in models]
-    assert [post(workspace, model, *messages, route=route, **more) for route in routes] == [
-        refused
-    ] * len(routes)
-    workspace.lenient = set(NAMES) - {rule}
-    assert post(workspace, model, *messages, **more) == refused
-    workspace.lenient = {f"{rule}@mlflow/v1"}
-    assert post(workspace, model, *messages, **more)[0] == 200
-    assert post(workspace, model, *messages, route="ai-gateway/mlflow/v1", **more) == refused
+    assert [post(workspace, model, *messages, route=r, **more) for r in routes] == [
+        refused for _ in routes
+    ]
 
 
-def test_every_rule_is_seen() -> None:
-    assert {case[0] for case in REFUSED} == {*RULES, "cap"}
+def test_a_schema_is_looked_through(workspace: StandIn) -> None:
+    workspace.serves["serving-endpoints"].add(GEMINI)
+    schema = {"anyOf": [{"properties": {"n": {"exclusiveMinimum": 0}}}]}
+    tools = [function(parameters=schema)]
+    refused = post(workspace, GEMINI, user(), route="serving-endpoints", tools=tools)
+    assert 'Unknown name "exclusiveMinimum"' in refused[1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +190,7 @@ def test_every_rule_is_seen() -> None:
             [user(), called(" ", "a", "b"), tool("a"), tool("b")],
             {"thinking": {"type": "adaptive"}},
         ),
-        (OPUS_4_7, [user(text("hello", **MARK))] * MARKS, {}),
+        (OPUS_4_7, [user(text("hello", **MARK))] * 4, {}),
         (OPUS_4_6, [user() | {"name": "Ann"}], {"temperature": 0}),
         (
             SONNET,
@@ -316,7 +264,7 @@ def test_the_vendors_own_client_is_taken_where_a_bare_one_is_refused(workspace: 
         text=True,
         check=False,
     )
-    empty, strict = (case[4] for case in (REFUSED[0], REFUSED[3]))
+    empty, strict = RULES["empty-content"].words, RULES["strict"].words.format(i=0)
     assert done.stdout.split("\n") == [
         *(empty, "stop") * 2,
         *(strict, "stop") * 2,

@@ -38,7 +38,8 @@ from urllib.parse import parse_qsl, quote
 import trustme
 
 import tests.standin.worlds as worlds
-from tests.standin.models import NAMES, PromptCache, completion, events, is_off, refusal
+from tests.standin.models import PromptCache, completion, events
+from tests.standin.refusals import NAMES, is_off, refusal
 from tests.standin.rules import RULES
 from tests.standin.worlds import (
     FAULTS,
@@ -148,7 +149,7 @@ class StandIn:
         feature_disabled: every AI Gateway route answers FEATURE_DISABLED.
         reject_token: every token is refused with the 403 of a stale one.
         latency: seconds before each answer, tunnels included.
-        lenient: the rules of `standin_models.NAMES` that are off, on every route ("name") or on one ("name@route").
+        lenient: the rules of `refusals.NAMES` that are off, on every route ("name") or on one ("name@route").
         caps: the most `max_tokens` that a model's endpoint takes.
         tool_call: each question is answered with one tool call first.
         tool_calls: with so many, each without a word; `at_once` asks for all in one answer.
@@ -331,10 +332,16 @@ class StandIn:
             return RULES["missing-endpoint"].answer() if unsaid else why
         if worlds.bare(model) in map(worlds.bare, self.no_entitlement):
             return RULES["no-entitlement"].answer()
-        if self.tier is not None and (body.get("max_tokens") or 0) > self.tier:
+        if self.tier is not None and _asked(body) > self.tier:
             return RULES["busy"].answer(model=model)
-        no = refusal(body, route, self.lenient, self.caps)
-        return no or (200, completion(base_url, body, self.cache.count(body), self._calls(body)))
+        no = refusal(body, route, worlds.surface(route), self.lenient, self.caps)
+        if no:
+            return no
+        answer = completion(base_url, body, self.cache.count(body), self._calls(body))
+        for fault, reason in (("guardrail", "content_filter"), ("no-finish-reason", None)):
+            if fault in self.faults:
+                answer["choices"][0]["finish_reason"] = reason
+        return 200, answer
 
     def _accepts(self, token: str) -> bool:
         live = self.token if self.oauth is None else ""
@@ -381,7 +388,8 @@ class StandIn:
             return RULES["list-timeout"].answer()
         schema = query.get("parent", "").removeprefix("schemas/")
         found = worlds.services(self.serves, schema)
-        if not found:
+        there = bool(found) or schema == "system.ai"
+        if not there or (schema == "system.ai" and "no-system-ai" in self.faults):
             return RULES["no-schema"].answer(schema=schema)
         return worlds.page_of_services(found, query, self.page_size, "empty-page" in self.faults)
 
@@ -397,6 +405,11 @@ class StandIn:
         self.on_tool_call()
         last = wanted if self.at_once else done + 1
         return [self.command.replace("{}", str(number)) for number in range(done + 1, last + 1)]
+
+
+def _asked(body: dict[str, Any]) -> int:
+    """The most output tokens that a request asks for."""
+    return body.get("max_tokens") or body.get("max_completion_tokens") or 0
 
 
 class _Server(ThreadingHTTPServer):

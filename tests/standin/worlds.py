@@ -25,6 +25,9 @@ FAULTS = (  # rules that hold only where they are asked for
     "no-listing",
     "several-workspaces",  # 303 to /login without the workspace's id: a host that serves several
     "login-page",  # the same as 200 with a page of HTML
+    "guardrail",  # a service policy blocks each answer: 200 with finish_reason content_filter
+    "no-finish-reason",  # an answer ends without one: unity-gateway 215
+    "no-system-ai",  # as on sovereign clouds
     "empty-page",  # the first page of a list is empty and has a next one: unity-gateway PR 464
 )
 OLD, NEW = "databricks-", "system.ai."
@@ -186,6 +189,8 @@ def page_of_services(
         return RULES["page-size"].answer()
     if empty_first and not token:
         return 200, {"model_services": [], "next_page_token": "from-0"}
+    if not found:
+        return 200, {"model_services": None}  # unity-gateway PR 153
     begin = int(token.removeprefix("from-") or 0)
     end = begin + int(size)
     page: dict[str, Any] = {"model_services": found[begin:end]}
