@@ -1,119 +1,61 @@
-"""Where the AI Gateway of a Databricks workspace is, and small helpers that CODA's setup scripts share."""
+"""What CODA's setup scripts share: where a workspace's AI Gateway is, and small helpers.
+
+The first four functions are also put into CODA's own utils.py: see patch_coda.py.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
-from hermes.urls import CLOUDS, clean_gateway, cloud_of, ensure_https, host_name, shown, unreachable
-
-# Azure: adb-<workspace-id>.<shard>.azuredatabricks.net; GCP: <workspace-id>.<shard>.gcp.databricks.com. AWS hosts hold no id.
-# Source: https://docs.databricks.com/en/workspace/workspace-details.html
-_HOST_WITH_ID = re.compile(
-    r"adb-([0-9]{1,20})\.[0-9]+\.azuredatabricks\.net|([0-9]{1,20})\.[0-9]+\.gcp\.databricks\.com"
-)
+from hermes import urls
+from hermes.urls import ensure_https as ensure_https
 
 
-def get_gateway_host(env: Mapping[str, str] | None = None) -> str:
-    """Find the base URL of the workspace's AI Gateway from the environment.
+def get_gateway_host(env: dict[str, str] | None = None) -> str:
+    """Find the base URL of the workspace's AI Gateway; "" where there is none.
 
-    In order: `_GATEWAY_RESOLVED`, a parent's answer, as it is; `DATABRICKS_GATEWAY_HOST`, trusted; one candidate built from
-    `DATABRICKS_WORKSPACE_ID` or else from the id in `DATABRICKS_HOST`, if it answers a probe.
-
-    Arguments:
-        env: where these variables are; the process's own environment by default.
-
-    Returns:
-        The base URL, without a namespace such as `/openai`; "" where there is none, so: use direct serving endpoints.
+    In order: `_GATEWAY_RESOLVED`, as it is; `DATABRICKS_GATEWAY_HOST`, trusted; what is built from
+    `DATABRICKS_WORKSPACE_ID` or the id in `DATABRICKS_HOST`, if it answers a probe.
     """
-    env = os.environ if env is None else env
+    env = dict(os.environ) if env is None else env
     if "_GATEWAY_RESOLVED" in env:
         return env["_GATEWAY_RESOLVED"]
-    explicit = env.get("DATABRICKS_GATEWAY_HOST", "").strip()
-    if "<" in explicit:
-        _warn(
-            f"DATABRICKS_GATEWAY_HOST: {shown(explicit)} still holds the template's placeholder; passed over."
-        )
-    elif explicit:
-        try:
-            return clean_gateway("DATABRICKS_GATEWAY_HOST", explicit)
-        except ValueError as error:
-            _warn(f"{error}; passed over.")
+    given = urls.given_gateway(env.get("DATABRICKS_GATEWAY_HOST"), empty_is_none=False)
+    if given is not None:
+        return given
     host = env.get("DATABRICKS_HOST", "")
-    workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip() or _derive_workspace_id_from_host(
-        host
-    )
+    workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
+    workspace_id = workspace_id or _derive_workspace_id_from_host(host)
     candidate = _build_gateway_candidate(workspace_id, host)
-    if not candidate and re.fullmatch("[0-9]{1,20}", workspace_id):
-        _warn(
-            f"No AI Gateway is known for {shown(host)}: set DATABRICKS_GATEWAY_HOST if there is one."
-        )
+    if workspace_id and not candidate:
+        urls.warn(f"No AI Gateway is known for {urls.shown(host)}: set DATABRICKS_GATEWAY_HOST.")
     return candidate if candidate and _probe_gateway(candidate) else ""
 
 
-def resolve_and_cache_gateway() -> str:
-    """Find the gateway once for this process and its children, which read it from `_GATEWAY_RESOLVED`.
-
-    Returns:
-        As `get_gateway_host`.
-    """
-    os.environ["_GATEWAY_RESOLVED"] = gateway = get_gateway_host()
-    return gateway
-
-
 def _derive_workspace_id_from_host(host: str | None) -> str:
-    """Read the workspace id out of a workspace's URL.
-
-    Arguments:
-        host: a value of `DATABRICKS_HOST`, in any form it takes.
-
-    Returns:
-        The digits of an Azure host, a GCP host or `?o=<id>`; "" for anything else.
-    """
-    name = host_name(host)
-    if match := _HOST_WITH_ID.fullmatch(name):
-        return match[1] or match[2]
-    given = parse_qs(urlsplit(ensure_https(host)).query).get("o", [""])[0] if host and name else ""
-    return given if re.fullmatch("[0-9]{1,20}", given) else ""
+    """Read the workspace id out of a workspace's URL; "" where it holds none, as on AWS."""
+    return urls.workspace_id(host)
 
 
 def _build_gateway_candidate(workspace_id: str, host: str | None) -> str:
-    """Build the URL at which a workspace's AI Gateway is expected.
-
-    Arguments:
-        workspace_id: digits.
-        host: the workspace's host, which tells the cloud.
-
-    Returns:
-        The form of the host's own cloud, AWS's where there is no host; "" where the id is not made of digits, and for a
-        host that is in none of these clouds: a token must not leave its cloud.
-    """
-    if not re.fullmatch("[0-9]{1,20}", workspace_id):
-        return ""
-    gateway = CLOUDS.get(cloud_of(host) if (host or "").strip() else "databricks.com", "")
-    return gateway and f"https://{gateway.format(workspace_id)}"
+    """Build the gateway's URL in the host's own cloud; "" where none is known."""
+    return urls.gateway_url(workspace_id, host)
 
 
 def _probe_gateway(url: str, timeout: float = 2.0) -> bool:
-    """Ask whether a gateway is there, as `unreachable` does.
-
-    Arguments:
-        url: the gateway's base URL.
-        timeout: seconds for everything.
-
-    Returns:
-        True for any HTTP answer. False, and a line on stderr that says why, for a failure below HTTP.
-    """
-    if reason := unreachable(url, timeout):
-        _warn(
-            f"AI Gateway {url} cannot be reached ({reason}); using the workspace's own endpoints instead."
-        )
+    """Whether a gateway gives any HTTP answer within `timeout` seconds; a line says why not."""
+    if reason := urls.unreachable(url, timeout):
+        urls.warn(f"AI Gateway {url} cannot be reached ({reason}); going on without it.")
     return not reason
+
+
+def resolve_and_cache_gateway() -> str:
+    """Find the gateway once for this process and its children, which read `_GATEWAY_RESOLVED`."""
+    os.environ["_GATEWAY_RESOLVED"] = gateway = get_gateway_host()
+    return gateway
 
 
 def adapt_instructions_file(
@@ -159,7 +101,3 @@ def get_npm_version(package_name: str) -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -135,6 +136,68 @@ def host_name(url: str | None) -> str:
         return urlsplit(clean_url("host", url or "")).hostname or ""
     except ValueError:
         return ""
+
+
+def workspace_id(host: str | None) -> str:
+    """Read the workspace id out of a workspace's URL, in any form that `DATABRICKS_HOST` takes.
+
+    Source: https://docs.databricks.com/en/workspace/workspace-details.html
+
+    Returns:
+        The digits of an Azure host, a GCP host or `?o=<id>`; "" for anything else.
+    """
+    name = host_name(host)
+    found = (
+        re.fullmatch(r"adb-([0-9]{1,20})\.[0-9]+\.azuredatabricks\.net", name)
+        or re.fullmatch(r"([0-9]{1,20})\.[0-9]+\.gcp\.databricks\.com", name)
+        or re.search(r"\?(?:[^#]*&)?o=([0-9]{1,20})(?![^&#])", (host or "").strip())
+    )
+    return found[1] if name and found else ""
+
+
+def gateway_url(workspace_id: str, host: str | None) -> str:
+    """Build the URL at which a workspace's AI Gateway is expected.
+
+    Arguments:
+        workspace_id: digits.
+        host: the workspace's host, which tells the cloud.
+
+    Returns:
+        The form of the host's own cloud, AWS's where there is no host; "" where the id is not made
+        of digits, and for a host that is in none of these clouds: a token must not leave its cloud.
+    """
+    if not re.fullmatch("[0-9]{1,20}", workspace_id):
+        return ""
+    gateway = CLOUDS.get(cloud_of(host) if (host or "").strip() else "databricks.com", "")
+    return gateway and f"https://{gateway.format(workspace_id)}"
+
+
+def given_gateway(value: str | None, empty_is_none: bool) -> str | None:
+    """What `DATABRICKS_GATEWAY_HOST` says.
+
+    Arguments:
+        value: the setting, None where it is not set.
+        empty_is_none: whether an empty value says that there is no gateway, as in CODA since the
+            summer of 2026, or nothing, as before.
+
+    Returns:
+        The gateway's base URL, "" for none; None where the value says nothing. One that cannot be
+        used says nothing either: a line on stderr tells.
+    """
+    try:
+        if value is None or "<" not in value:
+            gateway = clean_gateway("DATABRICKS_GATEWAY_HOST", value or "")
+            return gateway if gateway or (empty_is_none and value is not None) else None
+        problem = f"DATABRICKS_GATEWAY_HOST: {shown(value)} still holds the template's placeholder"
+    except SettingError as error:
+        problem = str(error)
+    warn(f"{problem}; passed over.")
+    return None
+
+
+def warn(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def unreachable(url: str, timeout: float = 2.0) -> str:

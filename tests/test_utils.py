@@ -258,6 +258,24 @@ def test_explicit_gateway_is_cut_back_to_its_base(base: str, path: str) -> None:
     assert utils.get_gateway_host({"DATABRICKS_GATEWAY_HOST": base + path}) == base
 
 
+@pytest.mark.parametrize(
+    ("value", "empty_is_none", "expected"),
+    [
+        (None, False, None),
+        (None, True, None),
+        (" \n", False, None),
+        (" \n", True, ""),
+        (f"{EXPLICIT}/openai/", True, EXPLICIT),
+        (PLACEHOLDER, True, None),
+        ("http://gateway.example", True, None),
+    ],
+)
+def test_what_the_gateway_setting_says(
+    value: str | None, empty_is_none: bool, expected: str | None
+) -> None:
+    assert urls.given_gateway(value, empty_is_none) == expected
+
+
 def test_gateway_that_does_not_answer_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils, "_probe_gateway", lambda url: False)
     assert utils.get_gateway_host({"DATABRICKS_HOST": AZURE}) == ""
@@ -337,7 +355,7 @@ def test_a_failed_probe_says_why_in_one_line(
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert line.startswith(f"AI Gateway {EXPLICIT} cannot be reached ({said}")
-    assert "own endpoints instead" in line
+    assert "going on without it" in line
 
 
 def test_a_probe_ends_in_time_where_requests_would_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
