@@ -12,32 +12,37 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import yaml
 
-from hermes.merge import (
-    Config,
-    as_list,
-    is_our_name,
-    merge_config,
-    model_url,
-    name_of,
-    routes_here,
-    url_of,
-)
+from hermes import yaml_text
+from hermes.merge import Config, Memory, as_list, merge_config, model_url, name_of, url_of
 from hermes.routes import Routes
 from hermes.settings import HermesSettings
-from hermes.urls import as_dict, cloud_of
+from hermes.trust import Trust, trust_of_refresh, trust_of_setup
+from hermes.urls import as_dict
 
 log = logging.getLogger(__name__)
 
-_MANAGED = ("model", "custom_providers", "fallback_providers", "providers", "mcp_servers")
+_MANAGED = {"model", "custom_providers", "fallback_providers", "providers", "mcp_servers"}
+_KINDS = {  # what Hermes understands of the sections that we write to
+    "model": (dict, str),
+    "custom_providers": (list,),
+    "fallback_providers": (list, dict),
+}
 
-Ours = Callable[[object, object], bool]  # of a provider's name and URL
+
+@dataclass(frozen=True)
+class Parsed:
+    """A config as it was read: what it means; or what can be kept of it, and what is wrong."""
+
+    config: Config
+    problem: str = ""
 
 
 def write_config(
@@ -49,7 +54,7 @@ def write_config(
         path: the file; a symlink is followed.
         settings: checked settings with a token.
         routes: where the models are.
-        proved: whether the primary route answered, for whoever shows it; None where it was not asked.
+        proved: whether the primary route answered, to be shown; None where it was not asked.
 
     Returns:
         What was done, in a few words.
@@ -57,52 +62,52 @@ def write_config(
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.
     """
-    with _locked(path) as memory:
+    with _locked(path) as file:
         raw = path.read_bytes() if path.exists() else b""
-        existing, problem = _parse_config(raw)
-        written = _recall(memory)
-        before = text = raw.decode() if not problem else ""
-        here = routes_here(settings, routes, written)
-        if not problem:
-            # The keys first, in place: after a mere rotation nothing else changes.
-            before = text = _with_key(
-                text, existing, settings.token, lambda name, url: is_our_name(name) and url in here
-            )
-            existing = yaml.safe_load(text) or {}
-        known = written and model_url(existing) in {
-            *here,
-            *as_dict(written.get("providers")).values(),
-        }
-        merged, remembered = merge_config(existing, settings, routes, written)
-        text = dump(merged) if problem else _render(text, existing, merged, settings.token)
-        why = (
-            problem
-            or ("was not ours" if existing and not known else "")
-            or (existing and _lost(before, text))
-            or ""
-        )
+        memory = _recall(file)
+        text, why, remembered = _updated(raw, settings, routes, memory)
         note = _replace(path, raw, text, why)
         path.chmod(0o600)
-        memory.seek(0)
-        memory.write(json.dumps({**remembered, "proved": proved}))
-        memory.truncate()
+        file.seek(0)
+        file.write(json.dumps(replace(remembered, proved=proved).as_json()))
+        file.truncate()
         return note
+
+
+def _updated(
+    raw: bytes, settings: HermesSettings, routes: Routes, memory: Memory
+) -> tuple[str, str, Memory]:
+    """A config's new text, why the old one is kept beside it ("" for not), and the new memory."""
+    parsed = parse_config(raw)
+    if parsed.problem:
+        merged, remembered = merge_config(parsed.config, settings, routes, memory)
+        return yaml_text.dump(merged), parsed.problem, remembered
+    trust = trust_of_setup(settings.host, settings.gateway, memory.host, memory.providers.values())
+    # The keys first, in place: after a mere rotation nothing else changes.
+    before = with_key(raw.decode(), parsed.config, settings.token, trust)
+    existing = yaml.safe_load(before) or {}
+    merged, remembered = merge_config(existing, settings, routes, memory)
+    text = yaml_text.render(before, existing, merged, _astray(before, settings.token))
+    url, last = model_url(existing), memory.providers.values()
+    known = bool(last) and (url in last or trust.allows(url))
+    if existing and not known:
+        return text, "was not ours", remembered
+    return text, _lost(before, text) if existing else "", remembered
 
 
 def own_cap(path: Path) -> int:
     """The user's own `model.max_tokens` in a config; 0 where there is none."""
-    cap = as_dict(_parse_config(path.read_bytes())[0].get("model")).get("max_tokens")
+    cap = as_dict(parse_config(path.read_bytes()).config.get("model")).get("max_tokens")
     return cap if type(cap) is int and cap > 0 else 0
 
 
 def was_proved(path: Path) -> bool | None:
-    """Whether the last setup proved the primary route; None where it did not ask, or there is none."""
+    """Whether the last setup proved the primary route; None where it did not ask."""
     try:
-        with path.resolve().with_name(f".{path.resolve().name}.setup").open() as memory:
-            proved = _recall(memory).get("proved")
+        with _beside(path).open() as file:
+            return _recall(file).proved
     except (OSError, RuntimeError):
         return None
-    return proved if isinstance(proved, bool) else None
 
 
 def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
@@ -111,208 +116,155 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
     Arguments:
         config_path: the file; a symlink is followed.
         token: the new key.
-        host: the URL of the workspace that the token is of, where it is known: a config of another one is left alone.
+        host: the URL of the token's workspace, where it is known: a config of another one is left
+            alone.
 
     Returns:
-        True when something changed; False where all was up to date, or there is no config of ours to change. One that
-        cannot be read is logged.
+        True when something changed; False where all was up to date, or there is no config of ours
+        to change. One that cannot be read is logged.
 
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.
     """
     if not config_path.exists():
         return False
-    with _locked(config_path) as memory:
-        written = _recall(memory)
-        if host and written.get("host", host) != host:
+    with _locked(config_path) as file:
+        memory = _recall(file)
+        trust = trust_of_refresh(host, memory.host, memory.providers.values())
+        if trust is None:
             return False
         raw = config_path.read_bytes()
-        config, problem = _parse_config(raw)
-        if problem and not config:
-            log.warning("%s %s: Hermes's token in it is not renewed.", config_path, problem)
+        parsed = parse_config(raw)
+        if parsed.problem and not parsed.config:
+            log.warning("%s %s: Hermes's token in it is not renewed.", config_path, parsed.problem)
             return False
-        last = as_dict(written.get("providers"))
-
-        def ours(name: object, url: object) -> bool:
-            if last or not is_our_name(name):
-                return is_our_name(name) and last.get(cast(str, name)) == url
-            # Nothing is remembered: the workspace's own host, where it is known, or else Databricks' own.
-            plain = re.match(r"https://[\w.-]+/", str(url))
-            return str(url).startswith(f"{host}/") if host else bool(plain and cloud_of(plain[0]))
-
-        text = _with_key(raw.decode(), config, token, ours)
-        return _replace(config_path, raw, text, _lost(raw.decode(), text)) != "unchanged"
+        before = raw.decode()
+        text = with_key(before, parsed.config, token, trust)
+        return _replace(config_path, raw, text, _lost(before, text)) != "unchanged"
 
 
-def dump(config: object) -> str:
-    """YAML in block style: keys of `model` and of list entries stand two spaces deep, where CODA's token rotator looks."""
-    return yaml.safe_dump(
-        config, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20
-    )
-
-
-def _parse_config(raw: bytes) -> tuple[Config, str]:
-    """Read a config's bytes: what it means and "", or what can be kept of it and what is wrong."""
+def parse_config(raw: bytes) -> Parsed:
+    """Read a config's bytes."""
     try:
         config = yaml.safe_load(raw.decode())
-        dump(config)
+        yaml_text.dump(config)
     except RecursionError:
-        return {}, "is nested too deeply"
+        return Parsed({}, "is nested too deeply")
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
-        return {}, f"is not valid YAML ({' '.join(str(error).split())[:120]})"
+        return Parsed({}, f"is not valid YAML ({' '.join(str(error).split())[:120]})")
     if config is None:
-        return {}, ""
+        return Parsed({})
     if not isinstance(config, dict):
-        return {}, f"holds a {type(config).__name__}, not a mapping"
-    for key, kinds in (
-        ("model", (dict, str)),
-        ("custom_providers", list),
-        ("fallback_providers", (list, dict)),
-    ):
+        return Parsed({}, f"holds a {type(config).__name__}, not a mapping")
+    for key, kinds in _KINDS.items():
         if config.get(key) is not None and not isinstance(config[key], kinds):
-            return config, f"has a {key} that Hermes does not understand"
-    return config, ""
+            return Parsed(config, f"has a {key} that Hermes does not understand")
+    return Parsed(config)
 
 
-def _render(text: str, old: Config, new: Config, token: str = "") -> str:
-    """Write a changed config, keeping the text, comments included, of each top-level block that stays as it is.
+def with_key(text: str, config: Config, token: str, trust: Trust) -> str:
+    """Replace our keys in a text; all else stays, but odd YAML (anchors) is written anew.
 
-    A block of ours that has the token where CODA's rotator does not look is written anew: Hermes itself indents lists deeper.
+    Arguments:
+        text: the file's.
+        config: what it means.
+        token: the key that ours shall have.
+        trust: which entries are ours.
     """
-    if not old:
-        comments_only = all(
-            line.lstrip().startswith("#") or not line.strip() for line in text.splitlines()
-        )
-        return (text if comments_only else "") + dump(new)
-    try:
-        starts = [key.start_mark.index for key, _ in _compose(text).value]
-        if len(starts) != len(old):
-            return dump(new)
-        result = text[: starts[0]]
-        for key, start, end in zip(old, starts, [*starts[1:], len(text)], strict=True):
-            block = text[start:end]
-            lines = block.split("\n")
-            astray = key in _MANAGED and any(
-                token in line and not line.startswith("  api_key: ") for line in lines if token
-            )
-            # Dumps are compared, not values: a few aliases can stand for more than can be compared, or for themselves.
-            if astray or dump(old[key]) != dump(new[key]):
-                last = len(lines)
-                while last > 1 and (lines[last - 1].startswith("#") or not lines[last - 1].strip()):
-                    last -= 1
-                block = dump({key: new[key]}) + "\n".join(lines[last:])
-            result += block
-        added = {key: value for key, value in new.items() if key not in old}
-        result += ("" if result.endswith("\n") else "\n") + (dump(added) if added else "")
-        return result if dump(yaml.safe_load(result)) == dump(new) else dump(new)
-    except (yaml.YAMLError, ValueError):
-        return dump(new)
+    new = _renewed(config, token, trust)
+    if yaml_text.dump(new) == yaml_text.dump(config):
+        return text
+    nodes = yaml_text.changed_scalars(yaml_text.compose(text), config, new)
+    spliced = yaml_text.set_scalars(text, [n for n in nodes if n.value != token], token)
+    return spliced if yaml_text.means(spliced, new) else yaml_text.render(text, config, new)
 
 
-def _with_key(text: str, config: Config, token: str, ours: Ours) -> str:
-    """Replace our keys in a text; all else stays, but YAML too odd for that (anchors, lines) is written anew, as it means."""
+def _renewed(config: Config, token: str, trust: Trust) -> Config:
+    """A config with a new key in our providers, and in `model` where that uses one of them.
 
-    def fresh(entry: Any) -> Any:
-        return (
-            {**entry, "api_key": token}
-            if isinstance(entry, dict) and ours(name_of(entry), url_of(entry))
-            else entry
-        )
+    What stays is the same object.
+    """
+    urls = []
+
+    def renewed(entry: Any, name: object) -> Any:
+        if not isinstance(entry, dict) or not trust.is_ours(name, url_of(entry)):
+            return entry
+        urls.append(url_of(entry))
+        return {**entry, "api_key": token}
 
     new = dict(config)
-    if isinstance(listed := config.get("custom_providers"), list):
-        new["custom_providers"] = [fresh(entry) for entry in listed]
+    if isinstance(config.get("custom_providers"), list):
+        listed = as_list(config["custom_providers"])
+        new["custom_providers"] = [renewed(entry, name_of(entry)) for entry in listed]
     if isinstance(moved := config.get("providers"), dict):
-        new["providers"] = {
-            k: {**e, "api_key": token} if ours(k, url_of(e)) else e for k, e in moved.items()
-        }
-    entries = [
-        *as_list(config.get("custom_providers")),
-        *({"name": k, **as_dict(e)} for k, e in as_dict(moved).items()),
-    ]
-    urls = [url_of(e) for e in entries if ours(name_of(e), url_of(e))]
-    if model_url(config) in urls and model_url(config):
+        new["providers"] = {name: renewed(entry, name) for name, entry in moved.items()}
+    if model_url(config) in urls:
         new["model"] = {**config["model"], "api_key": token}
-    if dump(new) == dump(config):
-        return text
-    spliced, scalar = text, dump([token])[2:].rstrip("\n")
-    for key in sorted(
-        set(_changed(_compose(text), config, new)), key=lambda node: -node.start_mark.index
-    ):
-        if key.value != token:
-            spliced = spliced[: key.start_mark.index] + scalar + spliced[key.end_mark.index :]
-    try:
-        return spliced if dump(yaml.safe_load(spliced)) == dump(new) else _render(text, config, new)
-    except yaml.YAMLError:
-        return _render(text, config, new)
+    return new
 
 
-def _compose(text: str) -> yaml.Node:
-    """The node tree, from PyYAML's own loader: its marks count characters."""
-    return cast(yaml.Node, yaml.compose(text, Loader=yaml.SafeLoader))
+def _astray(text: str, token: str) -> set[str]:
+    """The blocks that have the token where CODA's rotator does not look.
 
-
-def _changed(node: yaml.Node, old: Any, new: Any) -> Iterator[yaml.ScalarNode]:
-    """The scalars that mean something else now; what stays is the same object in both."""
-    if old is new:
-        return
-    if isinstance(new, list):
-        for part in zip(node.value, old, new, strict=True):
-            yield from _changed(*part)
-    elif isinstance(new, dict):
-        for key, value in node.value:
-            if key.id == "scalar" and key.value in old:
-                yield from _changed(value, old[key.value], new[key.value])
-    elif isinstance(node, yaml.ScalarNode):
-        yield node
+    Hermes itself indents lists deeper.
+    """
+    lines = yaml_text.lines_by_block(text)
+    return {
+        block
+        for block, line in lines
+        if block in _MANAGED and token in line and not line.startswith("  api_key: ")
+    }
 
 
 def _lost(old: str, new: str) -> str:
-    """Say so where lines of the user's are not in the new text: comments and anchors anywhere, all outside our blocks."""
-    kept, block = set(new.splitlines()), ""
-    for line in old.splitlines():
-        if re.match(r"[^\s#-]", line):
-            block = line.partition(":")[0]
-        if (
-            line.strip()
-            and line not in kept
-            and (re.search("[#&*]", line) or block not in _MANAGED)
-        ):
+    """Say so where lines of the user's are not in the new text.
+
+    These are comments and anchors anywhere, and all lines outside our blocks.
+    """
+    kept = set(new.splitlines())
+    gone = (line for line in yaml_text.lines_by_block(old) if line.text not in kept)
+    for block, line in gone:
+        if line.strip() and (block not in _MANAGED or re.search("[#&*]", line)):
             return "had lines that had to go"
     return ""
 
 
+def _beside(path: Path) -> Path:
+    """The file that is locked, and in which a setup remembers what it wrote."""
+    real = path.resolve()
+    return real.with_name(f".{real.name}.setup")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock on a config file, waiting for whoever holds it; inside, leftovers of a killed writer are gone."""
+    """Hold the lock on a config file; waits for whoever holds it.
+
+    Inside, what a killed writer left over is gone.
+    """
     real = path.resolve()
-    # Neither emptied nor appended to when it is opened: only who holds the lock may change it.
-    with open(
-        real.with_name(f".{real.name}.setup"),
-        "r+",
-        opener=lambda p, f: os.open(p, f | os.O_CREAT, 0o600),
-    ) as memory:
-        fcntl.flock(memory, fcntl.LOCK_EX)
+
+    def opener(name: str, flags: int) -> int:
+        # Neither emptied nor appended to when it is opened: only who holds the lock may change it.
+        return os.open(name, flags | os.O_CREAT, 0o600)
+
+    with open(_beside(path), "r+", opener=opener) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         for leftover in real.parent.glob(f".{real.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
-        yield memory
+        yield file
 
 
-def _recall(memory: IO[str]) -> Config:
-    """What the last setup left in the lock's file; {} where there is nothing that can be read."""
-    memory.seek(0)
+def _recall(file: IO[str]) -> Memory:
+    """What the last setup left in the lock's file."""
+    file.seek(0)
     try:
-        written = as_dict(json.load(memory))
+        return Memory.read(json.load(file))
     except (ValueError, RecursionError):
-        return {}
-    providers = {
-        name: url for name, url in as_dict(written.get("providers")).items() if isinstance(url, str)
-    }
-    return {**written, "providers": providers} if written else {}
+        return Memory()
 
 
 def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
-    """Bring a new text into a config; its old bytes are kept beside it first, where there is a reason to.
+    """Bring a new text into a config; its old bytes are kept beside it first, if there is a reason.
 
     Returns:
         What was done, in a few words.
@@ -321,7 +273,9 @@ def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
         return "unchanged"
     note = ""
     if why:
-        kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}.bak")
+        now = time.time_ns()
+        stamp = time.strftime("%Y-%m-%dT%H%M%S", time.gmtime(now // 10**9))
+        kept = path.with_name(f"{path.name}.{stamp}.{now // 1000 % 10**6:06}.bak")
         write_whole(kept, raw)
         note = f"; the old one {why}, kept as {kept.name}"
     write_whole(path, text.encode())
@@ -329,7 +283,9 @@ def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file's content: at any moment the old or the new is there, whole, and the new is for its owner alone.
+    """Replace a file's content: at any moment the old or the new is there, whole.
+
+    The new file is for its owner alone.
 
     Arguments:
         path: the file; a symlink is followed.

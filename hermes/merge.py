@@ -1,22 +1,23 @@
-"""What is ours in Hermes's config: the model, its providers and the fallback chain, merged into what the user has.
+"""What is ours in Hermes's config, merged into what the user has.
 
-A provider is ours by its name and its URL: one of our names, and a URL that is a route of this workspace now. Our token goes
-into these entries, and into `model` while it uses one of their URLs; it goes nowhere else.
+Ours are the model, its providers, the fallback chain and MCP servers. A provider is ours by its
+name and its URL, or because the last setup wrote it. `hermes/trust.py` decides where our token
+goes; it goes nowhere else.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hermes.routes import Place, Routes, candidate_routes, direct_route
+from hermes.routes import Place, Routes, direct_route
 from hermes.settings import MCP_DEFAULTS, HermesSettings
-from hermes.urls import as_dict, cloud_of
+from hermes.trust import DIRECT, GATEWAY, SECOND, Trust, is_our_name, trust_of_setup
+from hermes.urls import as_dict
 
-GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
-_NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
 # What `hermes doctor --fix` calls a list entry's fields.
 _MIGRATED = {
     "api": "base_url",
@@ -24,173 +25,175 @@ _MIGRATED = {
     "default_model": "model",
     "transport": "api_mode",
 }
+_LIST = ("models", "discover_models")  # the fields of a provider that say what `/model` offers
 
 Config = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a setup wrote, for the next one to know it again; what is not remembered is empty.
+
+    `providers` are base URLs by provider name, `models` what `/model` offers by provider name.
+    """
+
+    host: str = ""
+    providers: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, Config] = field(default_factory=dict)
+    fallback_providers: list[Config] = field(default_factory=list)
+    mcp_servers: Mapping[str, Config] = field(default_factory=dict)
+    proved: bool | None = None
+
+    @classmethod
+    def read(cls, written: object) -> Memory:
+        """What was written as JSON; whatever is odd in it is left out."""
+        kept = as_dict(written)
+        providers = as_dict(kept.get("providers"))
+        proved, host = kept.get("proved"), kept.get("host")
+        return cls(
+            host if isinstance(host, str) else "",
+            {name: url for name, url in providers.items() if isinstance(url, str)},
+            as_dict(kept.get("models")),
+            as_list(kept.get("fallback_providers")),
+            as_dict(kept.get("mcp_servers")),
+            proved if isinstance(proved, bool) else None,
+        )
+
+    def as_json(self) -> Config:
+        """The form that `read` takes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Which providers of a config are ours."""
+
+    trust: Trust
+    last: Mapping[str, str]  # base URLs of the last setup's providers by name
+    named: Collection[str] = ()  # the providers that the user's own fallback entries name
+
+    def now(self, entry: object) -> bool:
+        """Whether it has one of our names and a URL of this workspace: then it has our token."""
+        return self.trust.is_ours(name_of(entry), url_of(entry))
+
+    def before(self, entry: object) -> bool:
+        """Whether the last setup wrote it, maybe for another workspace."""
+        name = name_of(entry)
+        return is_our_name(name) and url_of(entry) == self.last.get(name)
+
+    def either(self, entry: object) -> bool:
+        """Whether it is ours in one way or the other."""
+        return self.now(entry) or self.before(entry)
+
+    def needed(self, entry: object) -> bool:
+        """Whether an entry of the user's fallback chain names it."""
+        return f"custom:{name_of(entry)}" in self.named
+
+    def left_over(self, entry: object) -> bool:
+        """Whether the last setup wrote it, and nobody needs it any more."""
+        return self.before(entry) and not self.needed(entry)
+
+
 def merge_config(
-    existing: Config, settings: HermesSettings, routes: Routes, written: Config | None = None
-) -> tuple[Config, Config]:
-    """Put our model, providers and fallback chain into a Hermes config.
+    existing: Config, settings: HermesSettings, routes: Routes, memory: Memory | None = None
+) -> tuple[Config, Memory]:
+    """Put our model, providers, fallback chain and MCP servers into a Hermes config.
 
     Arguments:
         existing: the config as read; not changed.
         settings: checked settings with a token.
         routes: where the models are.
-        written: what an earlier setup had to remember: this is ours to replace.
+        memory: what an earlier setup wrote: this is ours to replace.
 
     Returns:
-        A new config, the user's keys in their order, ours replaced where they stand, else added at the end; and what the
-        next setup has to remember.
+        A new config, the user's keys in their order, ours replaced where they stand, else added at
+        the end; and what the next setup has to remember.
     """
-    config, written = copy.deepcopy(existing), written or {}
-    here = routes_here(settings, routes, written)
-    last, lists = as_dict(written.get("providers")), as_dict(written.get("models"))
+    config, memory = copy.deepcopy(existing), memory or Memory()
+    trust = trust_of_setup(settings.host, settings.gateway, memory.host, memory.providers.values())
+    inline = _InlineKeys(trust, _our_models(config, settings, routes))
+    theirs = _users_chain(config, memory, inline)
+    own = Ownership(trust, memory.providers, _named(theirs))
 
-    old_model = as_dict(config.get("model"))
-    if model_url(config) not in here:
-        old_model.pop("api_mode", None)  # another vendor's protocol
-    model = {
-        "default": routes.primary.model,
-        "provider": "custom",
-        "base_url": routes.primary.base_url,
-        "api_key": settings.token,
-    }
-    config["model"] = {**old_model, **model}
+    config["model"] = merge_model(config.get("model"), settings.token, routes.primary, trust)
+    entries = _take_providers(config, own)
+    names = _names(settings, routes, _taken(config, entries, own))
+    ours = _our_providers(names, settings.token, routes)
+    config["custom_providers"] = merge_providers(entries, ours, own, memory.models)
+    places = [(names[place.base_url], place.model) for place in _places(routes)]
+    chain = [{"provider": f"custom:{name}", "model": model} for name, model in places]
+    config["fallback_providers"] = merge_chain(theirs, chain)
+    inline.drop_from(config, "fallback_model")  # an older word, which Hermes still reads
 
-    def stale(entry: object) -> bool:
-        """An inline key of an older setup: Hermes reads such a key once per process, so it outlives its rotation."""
-        models = [routes.primary.model, routes.fallback.model, old_model.get("default")]
-        return (
-            isinstance(entry, dict)
-            and "api_key" in entry
-            and entry.get("model") in models
-            and url_of(entry) in here
-        )
-
-    def ours_now(entry: object) -> bool:
-        return is_our_name(name_of(entry)) and url_of(entry) in here
-
-    def last_time(entry: object) -> bool:
-        return is_our_name(name_of(entry)) and url_of(entry) == last.get(name_of(entry))
-
-    # `hermes doctor --fix` moves the list into this mapping, which Hermes reads first.
-    mapping = as_dict(config.get("providers"))
-    known = {name: {"name": name, **as_dict(entry)} for name, entry in mapping.items()}
-    if moved := {
-        name: entry for name, entry in known.items() if ours_now(entry) or last_time(entry)
-    }:
-        mapping = config["providers"] = {
-            name: entry for name, entry in mapping.items() if name not in moved
-        }
-    entries = [
-        {_MIGRATED.get(key, key): value for key, value in e.items()}
-        if ours_now(e) or last_time(e)
-        else e
-        for e in [*as_list(config.get("custom_providers")), *moved.values()]
-    ]
-
-    earlier = as_list(written.get("fallback_providers"))
-    theirs = [
-        e for e in as_list(config.get("fallback_providers")) if e not in earlier and not stale(e)
-    ]
-    named = [e.get("provider") for e in theirs if isinstance(e, dict)]
-
-    # Where the user has an entry with one of our names, ours takes another.
-    gone = [e for e in entries if last_time(e) and f"custom:{name_of(e)}" not in named]
-    others = [
-        as_dict(e) for e in [*entries, *mapping.values()] if e not in gone and not ours_now(e)
-    ]
-    taken = [*mapping, *(e.get(key) for e in others for key in ("name", "provider_key"))]
-    # As Hermes compares them. Source: hermes_cli.runtime_provider of hermes-agent 0.19.0
-    names = _names(
-        settings, routes, {str(name).strip().lower().replace(" ", "-") for name in taken}
-    )
-    wanted = {
-        name: {"name": name, "base_url": url, "api_key": settings.token}
-        for url, name in names.items()
-    }
-    models = {name: _models(routes, url) for url, name in names.items() if routes.models}
-    providers = []
-    for entry in entries:
-        if name_of(entry) in wanted and ours_now(entry):
-            if entry.get("models") == lists.get(name_of(entry)):  # the last setup's list, or none
-                entry = {k: v for k, v in entry.items() if k not in ("models", "discover_models")}
-            providers.append({**entry, **wanted.pop(name_of(entry))})
-        elif ours_now(entry) and f"custom:{name_of(entry)}" in named:
-            providers.append({**entry, "api_key": settings.token})
-        elif not ours_now(entry) and entry not in gone:
-            providers.append(entry)
-    config["custom_providers"] = providers + list(wanted.values())
-    for entry in config["custom_providers"]:
-        if ours_now(entry) and "models" not in entry and name_of(entry) in models:
-            entry |= {"models": models[entry["name"]], "discover_models": False}
-    chain = _chain(routes)
-    block = [{"provider": f"custom:{names[p.base_url]}", "model": p.model} for p in chain]
-    config["fallback_providers"] = block + [e for e in theirs if e not in block]
-    if any(
-        map(stale, as_list(config.get("fallback_model")))
-    ):  # an older word, which Hermes still reads
-        config["fallback_model"] = [e for e in as_list(config["fallback_model"]) if not stale(e)]
-
-    # Hermes then fetches neither packages nor the newest build of its command scanner while it runs.
+    # Hermes then fetches neither packages nor its command scanner's newest build as it runs.
     _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
-    servers = {name: {"url": url} for name, url in settings.mcp_servers.items() if url}
-    if isinstance(there := config.get("mcp_servers"), dict):
-        before = as_dict(written.get("mcp_servers"))
-
-        def replaced(name: str, entry: object) -> bool:
-            """What the last setup wrote, and what CODA's own wrote (with a time-out) for a server that is left out now."""
-            default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else ...
-            bare = (
-                {k: v for k, v in entry.items() if k != "timeout"}
-                if isinstance(entry, dict)
-                else entry
-            )
-            return entry == before.get(name, ...) or (
-                bare == default and servers.get(name) != default
-            )
-
-        config["mcp_servers"] = {
-            name: entry for name, entry in there.items() if not replaced(name, entry)
-        }
-    _fill(config, "mcp_servers", servers)
+    servers: dict[str, Config] = {n: {"url": url} for n, url in settings.mcp_servers.items() if url}
+    merge_servers(config, servers, memory.mcp_servers)
     skills = settings.home / ".claude" / "skills"
     if skills.is_dir():
         _fill(config, "skills", {"external_dirs": [str(skills)]})
-    providing = {name_of(e): url_of(e) for e in config["custom_providers"] if ours_now(e)}
-    remembered = {
-        "host": settings.host,
-        "providers": providing,
-        "models": models,
-        "fallback_providers": block,
+    written = {name_of(e): url_of(e) for e in config["custom_providers"] if own.now(e)}
+    return config, Memory(settings.host, written, _lists(ours), chain, servers)
+
+
+def merge_model(model: object, token: str, primary: Place, trust: Trust) -> Config:
+    """The `model` section: which model, where and with which key; the rest is the user's."""
+    theirs = dict(as_dict(model))
+    if not trust.allows(model_url({"model": model})):
+        theirs.pop("api_mode", None)  # another vendor's protocol
+    return {
+        **theirs,
+        "default": primary.model,
+        "provider": "custom",
+        "base_url": primary.base_url,
+        "api_key": token,
     }
-    return config, {**remembered, "mcp_servers": servers}
 
 
-def routes_here(settings: HermesSettings, routes: Routes, written: Config) -> set[str]:
-    """The base URLs to which this workspace's token may go. This is the one place that decides it.
+def merge_providers(
+    entries: Iterable[Any],
+    ours: Mapping[str, Config],
+    own: Ownership,
+    lists: Mapping[str, Config],
+) -> list[Any]:
+    """The list of providers: ours are brought up to date where they stand, or added at the end.
 
     Arguments:
-        settings: checked settings.
-        routes: where the models are.
-        written: what the last setup had to remember: its routes count while they are this workspace's too, as a gateway
-            may be out of reach for a while.
-
-    Returns:
-        Base URLs.
+        entries: the list as it was.
+        ours: what we want to be in it, by name.
+        own: which entries are ours.
+        lists: the models that the last setup listed, by provider name: another list is the user's
+            own, and stays.
     """
-    here = {
-        *candidate_routes(settings.host, settings.gateway),
-        routes.primary.base_url,
-        routes.fallback.base_url,
-    }
-    before = (
-        as_dict(written.get("providers")).values() if written.get("host") == settings.host else ()
-    )
-    return here | {
-        url for url in before if cloud_of(url) and cloud_of(url) == cloud_of(settings.host)
-    }
+    missing, merged = dict(ours), list[Any]()
+    token = next(iter(ours.values()))["api_key"]
+    for entry in entries:
+        name = name_of(entry)
+        if own.now(entry) and name in missing:
+            merged.append(_updated(entry, missing.pop(name), lists.get(name)))
+        elif own.now(entry) and own.needed(entry):
+            merged.append({**entry, "api_key": token})
+        elif not own.now(entry) and not own.left_over(entry):
+            merged.append(entry)
+    return [*merged, *missing.values()]
+
+
+def merge_chain(theirs: list[Any], ours: list[Config]) -> list[Any]:
+    """The fallback chain: ours first, then what the user added."""
+    return ours + [entry for entry in theirs if entry not in ours]
+
+
+def merge_servers(config: Config, ours: Config, before: Mapping[str, Config]) -> None:
+    """Bring the MCP servers in a config up to date: what the user set stays.
+
+    Arguments:
+        config: is changed.
+        ours: the servers that we want, by name.
+        before: what the last setup wrote: this is ours to replace.
+    """
+    if isinstance(there := config.get("mcp_servers"), dict):
+        config["mcp_servers"] = _users_servers(there, ours, before)
+    _fill(config, "mcp_servers", ours)
 
 
 def name_of(entry: object) -> str:
@@ -199,18 +202,13 @@ def name_of(entry: object) -> str:
     return name if isinstance(name, str) else ""
 
 
-def is_our_name(name: object) -> bool:
-    """Whether setup may have given this name to a provider."""
-    return isinstance(name, str) and _NAMES.fullmatch(name) is not None
-
-
 def url_of(entry: object) -> str:
-    """A provider entry's base URL, in whichever form Hermes takes it; "" where there are several: only Hermes knows which."""
-    urls = (
-        [entry[key] for key in ("base_url", "api", "url") if key in entry]
-        if isinstance(entry, dict)
-        else []
-    )
+    """A provider entry's base URL, in whichever form Hermes takes it.
+
+    "" where there are several: only Hermes knows which it takes.
+    """
+    fields = as_dict(entry)
+    urls = [fields[key] for key in ("base_url", "api", "url") if key in fields]
     return urls[0].rstrip("/") if len(urls) == 1 and isinstance(urls[0], str) else ""
 
 
@@ -221,17 +219,83 @@ def model_url(config: Config) -> str:
 
 def as_list(value: object) -> list[Any]:
     """A list of entries; one entry by itself, as Hermes takes it too, is a list of one."""
-    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+    if isinstance(value, dict):
+        return [value]
+    return value if isinstance(value, list) else []
 
 
-def _chain(routes: Routes) -> list[Place]:
-    """Each step of the fallback chain."""
-    chain = [routes.primary, routes.fallback, *([routes.direct] if routes.direct else [])]
-    return list(dict.fromkeys(chain))
+@dataclass(frozen=True)
+class _InlineKeys:
+    """Fallback entries of an older setup with a key inside, which Hermes reads once per process."""
+
+    trust: Trust
+    models: list[Any]
+
+    def holds(self, entry: object) -> bool:
+        """Whether an entry is such a one."""
+        fields = as_dict(entry)
+        ours = fields.get("model") in self.models and self.trust.allows(url_of(entry))
+        return "api_key" in fields and ours
+
+    def drop_from(self, config: Config, key: str) -> None:
+        """Take such entries out of a config's section."""
+        entries = as_list(config.get(key))
+        if any(map(self.holds, entries)):
+            config[key] = [entry for entry in entries if not self.holds(entry)]
+
+
+def _our_models(config: Config, settings: HermesSettings, routes: Routes) -> list[Any]:
+    """What our two models are or were called."""
+    now = [routes.primary.model, routes.fallback.model]
+    asked = [settings.model, settings.fallback_model]
+    return [*now, *asked, as_dict(config.get("model")).get("default")]
+
+
+def _users_chain(config: Config, memory: Memory, inline: _InlineKeys) -> list[Any]:
+    """The fallback entries that are the user's own."""
+    chain = as_list(config.get("fallback_providers"))
+    return [e for e in chain if e not in memory.fallback_providers and not inline.holds(e)]
+
+
+def _named(chain: Iterable[object]) -> list[str]:
+    """The providers that a fallback chain names."""
+    providers = [as_dict(entry).get("provider") for entry in chain]
+    return [name for name in providers if isinstance(name, str)]
+
+
+def _take_providers(config: Config, own: Ownership) -> list[Any]:
+    """The config's list of providers, and ours of the mapping to which `hermes doctor` moves it.
+
+    Hermes reads that mapping first, so ours are taken out of it.
+    """
+    mapping = as_dict(config.get("providers"))
+    known = {name: {"name": name, **as_dict(entry)} for name, entry in mapping.items()}
+    moved = {name: entry for name, entry in known.items() if own.either(entry)}
+    if moved:
+        config["providers"] = {n: entry for n, entry in mapping.items() if n not in moved}
+    listed = [*as_list(config.get("custom_providers")), *moved.values()]
+    return [_unmigrated(entry) if own.either(entry) else entry for entry in listed]
+
+
+def _unmigrated(entry: Config) -> Config:
+    """An entry with the names that its fields have in the list."""
+    return {_MIGRATED.get(key, key): value for key, value in entry.items()}
+
+
+def _taken(config: Config, entries: Iterable[Any], own: Ownership) -> set[str]:
+    """The names of the user's own providers, in the form in which Hermes compares them.
+
+    Source: hermes_cli.runtime_provider of hermes-agent 0.19.0.
+    """
+    mapping = as_dict(config.get("providers"))
+    others = [e for e in entries if not own.now(e) and not own.left_over(e)]
+    fields = [as_dict(entry) for entry in [*others, *mapping.values()]]
+    names = [*mapping, *(e.get(key) for e in fields for key in ("name", "provider_key"))]
+    return {str(name).strip().lower().replace(" ", "-") for name in names}
 
 
 def _names(settings: HermesSettings, routes: Routes, taken: set[str]) -> dict[str, str]:
-    """Our providers' names by base URL."""
+    """Our providers' names by base URL; another one where the user has a provider of that name."""
     names = {
         routes.fallback.base_url: SECOND,
         routes.primary.base_url: GATEWAY,
@@ -242,22 +306,62 @@ def _names(settings: HermesSettings, routes: Routes, taken: set[str]) -> dict[st
         numbered = (f"{name}-{n}" for n in itertools.count(2))
         return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
-    return {place.base_url: free(names[place.base_url]) for place in _chain(routes)}
+    return {place.base_url: free(names[place.base_url]) for place in _places(routes)}
+
+
+def _our_providers(names: Mapping[str, str], token: str, routes: Routes) -> dict[str, Config]:
+    """The providers that we want, by name."""
+    ours: dict[str, Config] = {}
+    for url, name in names.items():
+        ours[name] = {"name": name, "base_url": url, "api_key": token}
+        if routes.models:
+            ours[name] |= {"models": _models(routes, url), "discover_models": False}
+    return ours
+
+
+def _updated(entry: Config, ours: Config, last_list: Config | None) -> Config:
+    """An entry of ours brought up to date; a list of models that is the user's own stays."""
+    if entry.get("models") == last_list:
+        return {**{k: v for k, v in entry.items() if k not in _LIST}, **ours}
+    return {**entry, **{k: v for k, v in ours.items() if k not in _LIST}}
+
+
+def _places(routes: Routes) -> list[Place]:
+    """Each step of the fallback chain."""
+    direct = [routes.direct] if routes.direct else []
+    return list(dict.fromkeys([routes.primary, routes.fallback, *direct]))
 
 
 def _models(routes: Routes, url: str) -> Config:
-    """What `/model` offers on a provider: the chat models that it serves, and those that were found there."""
+    """What `/model` offers on a provider: the chat models listed for it, and ours."""
     listed = routes.models.get(url, {})
-    found = {place.model for place in _chain(routes) if place.base_url == url}
+    found = {place.model for place in _places(routes) if place.base_url == url}
     windows = {model: listed.get(model, 0) for model in sorted({*listed, *found})}
     return {model: {"context_length": n} if n else {} for model, n in windows.items()}
 
 
+def _lists(ours: Mapping[str, Config]) -> dict[str, Config]:
+    """The lists of models of our providers, by name."""
+    return {name: entry["models"] for name, entry in ours.items() if "models" in entry}
+
+
+def _users_servers(there: Config, ours: Config, before: Mapping[str, Config]) -> Config:
+    """The servers without the last setup's, and without CODA's own that are left out now."""
+    kept = {}
+    for name, entry in there.items():
+        # CODA's setup gives its two servers a time-out.
+        bare = {k: v for k, v in as_dict(entry).items() if k != "timeout"}
+        default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else None
+        codas = bare == default and ours.get(name) != default
+        if entry != before.get(name, ...) and not codas:
+            kept[name] = entry
+    return kept
+
+
 def _fill(config: Config, key: str, defaults: Config) -> None:
-    """Add what the user has not set; a section of another type than a mapping is the user's own affair."""
+    """Add what the user has not set; a section that is no mapping stays as it is."""
     section = config.get(key)
     if defaults and (section is None or isinstance(section, dict)):
-        config[key] = {
-            **(section or {}),
-            **{k: v for k, v in defaults.items() if k not in (section or {})},
-        }
+        there = section or {}
+        missing = {name: value for name, value in defaults.items() if name not in there}
+        config[key] = {**there, **missing}

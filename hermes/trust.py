@@ -1,8 +1,9 @@
-"""Where a workspace's token may go: the one place that decides it, for setup, a refresh and the proof.
+"""Where a workspace's token may go: this alone decides it, for setup, a refresh and the proof.
 
-It may go to the workspace's own host and to the workspace's gateway. A gateway counts where `DATABRICKS_GATEWAY_HOST`
-names it, or where it is in the same one of Databricks' clouds. In Hermes's config the token stands in the providers
-that have one of our names and such a URL, and in `model` while that uses one of these URLs.
+It may go to the workspace's own host and to the workspace's gateway. A gateway counts where
+`DATABRICKS_GATEWAY_HOST` names it, or where it is in the same one of Databricks' clouds. In
+Hermes's config the token stands in the providers that have one of our names and such a URL, and in
+`model` while that uses one of these URLs.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _OUR_NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
 class Trust:
     """Where one workspace's token may go.
 
-    `host` and `gateway` are clean URLs, "" where there is none or it is not known. `remembered` are the base URLs of
-    the last setup's providers, where they count.
+    `host` and `gateway` are clean URLs, "" where there is none or it is not known. `remembered` are
+    the base URLs of the last setup's providers, where they count.
     """
 
     host: str
@@ -40,7 +41,7 @@ class Trust:
         return nothing_known and _is_databricks(url)
 
     def is_ours(self, name: object, url: str) -> bool:
-        """Whether a provider of Hermes's config, by its name and its base URL, is one of ours for this token."""
+        """Whether a provider, by its name and its base URL, is ours for this token."""
         return is_our_name(name) and self.allows(url)
 
 
@@ -50,8 +51,8 @@ def trust_of_setup(host: str, gateway: str, last_host: object, last_urls: Iterab
     Arguments:
         host: the workspace's URL.
         gateway: its gateway's, or "".
-        last_host: the workspace of the last setup. Its routes count while they are this workspace's too: a gateway may
-            be out of reach for a while.
+        last_host: the workspace of the last setup. Its routes count while they are this
+            workspace's too: a gateway may be out of reach for a while.
         last_urls: the base URLs of the last setup's providers.
     """
     cloud = cloud_of(host)
@@ -77,7 +78,7 @@ def trust_of_refresh(host: str, last_host: object, last_urls: Iterable[str]) -> 
 
 
 def trusts_gateway(host: str, gateway: str) -> bool:
-    """Whether a gateway that was found, rather than named by the user, may have the workspace's token."""
+    """Whether a gateway that was found, not named by the user, may have the workspace's token."""
     cloud = cloud_of(host)
     return urlsplit(gateway).netloc == urlsplit(host).netloc or bool(
         cloud and cloud_of(gateway) == cloud

@@ -11,10 +11,11 @@ import requests
 import responses
 import yaml
 
-from hermes.merge import DIRECT as DIRECT_NAME
-from hermes.merge import GATEWAY, SECOND, Config, is_our_name, merge_config, url_of
+from hermes.merge import Config, merge_config, url_of
 from hermes.routes import Place, Routes
 from hermes.settings import HermesSettings
+from hermes.trust import DIRECT as DIRECT_NAME
+from hermes.trust import GATEWAY, SECOND, is_our_name
 from tests.test_utils import AZURE, AZURE_GATEWAY
 
 HOST, TOKEN = f"https://{AZURE}", "dapi0123456789abcdef"

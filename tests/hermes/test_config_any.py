@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import utils
 from hermes import urls
-from hermes.config import _parse_config, _render, dump, refresh_token
+from hermes.config import Parsed, parse_config, refresh_token
+from hermes.yaml_text import dump, render
 from setup_hermes import main
 from tests.mocked import (
     DESIGN,
@@ -85,8 +86,8 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     text = "# head\n" + yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, default_flow_style=flow
     )
-    old, problem = _parse_config(text.encode())
-    assert (old, problem) == (config, "")
+    old = parse_config(text.encode()).config
+    assert parse_config(text.encode()) == Parsed(config)
     ours = settings_for(Path("/home/x"), mcp_servers={"exa": "https://mcp.exa.ai/mcp"})
     new = merged(old, ours, routes_at(OPENAI, MLFLOW))
     assert old == config
@@ -115,7 +116,7 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     if isinstance(old.get("model"), dict):
         ours_in_model = {"default", "provider", "base_url", "api_key", "api_mode"}
         assert all(new["model"][k] == v for k, v in old["model"].items() if k not in ours_in_model)
-    result = _render(text, old, new)
+    result = render(text, old, new)
     assert yaml.safe_load(result) == new
     assert merged(new, ours, routes_at(OPENAI, MLFLOW)) == new
     assert result.startswith("# head\n") or flow or not config

@@ -1,0 +1,147 @@
+"""Edits of YAML text that keep its comments.
+
+Values are set where they stand; a block is written anew only where it changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+import yaml
+
+
+class Line(NamedTuple):
+    """A line of a text, and the top-level key in whose block it stands."""
+
+    block: str
+    text: str
+
+
+def dump(value: object) -> str:
+    """YAML in block style.
+
+    Keys of mappings and of list entries stand two spaces deep, where CODA's token rotator looks.
+    """
+    return yaml.safe_dump(
+        value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20
+    )
+
+
+def compose(text: str) -> yaml.Node:
+    """The node tree, from PyYAML's own loader: its marks count characters.
+
+    Raises:
+        yaml.YAMLError: where the text is no YAML.
+    """
+    return cast(yaml.Node, yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def set_scalars(text: str, nodes: Iterable[yaml.ScalarNode], value: str) -> str:
+    """Give some scalars of a text another value; every other character stays.
+
+    Arguments:
+        text: YAML.
+        nodes: of the text's own tree, in any order, each as often as it is found there.
+        value: what they shall all say.
+    """
+    scalar = dump([value])[2:].rstrip("\n")
+    ends = {node.start_mark.index: node.end_mark.index for node in nodes}
+    for start in sorted(ends, reverse=True):
+        # A block scalar ends after its last line's end.
+        end = "\n" if text[start] in "|>" else ""
+        text = text[:start] + scalar + end + text[ends[start] :]
+    return text
+
+
+def changed_scalars(node: yaml.Node, old: Any, new: Any) -> Iterator[yaml.ScalarNode]:
+    """The scalars of a tree that mean something else now.
+
+    Arguments:
+        node: a node of the tree.
+        old: what it means.
+        new: what it shall mean; what stays is the same object in both.
+    """
+    if old is new:
+        return
+    if isinstance(new, list):
+        for part in zip(node.value, old, new, strict=True):
+            yield from changed_scalars(*part)
+    elif isinstance(new, dict):
+        for key, value in node.value:
+            if key.id == "scalar" and key.value in old:
+                yield from changed_scalars(value, old[key.value], new[key.value])
+    elif isinstance(node, yaml.ScalarNode):
+        yield node
+
+
+def render(text: str, old: dict[Any, Any], new: dict[Any, Any], anew: Collection[Any] = ()) -> str:
+    """Write a changed mapping; top-level blocks that stay keep their text and comments.
+
+    Arguments:
+        text: what it was.
+        old: what that means.
+        new: what it shall mean, the old keys first and in their order.
+        anew: keys of blocks that are written anew though they mean the same.
+
+    Returns:
+        A text that means `new`; without the old one's comments where they cannot be kept.
+    """
+    if not old:
+        return (text if _is_comment(text) else "") + dump(new)
+    try:
+        head, *blocks = _blocks(text)
+        kept = [
+            # Dumps are compared, not values: aliases can stand for themselves, or for too much.
+            block
+            if key not in anew and dump(old[key]) == dump(new[key])
+            else dump({key: new[key]}) + _trailing_comments(block)
+            for key, block in zip(old, blocks, strict=True)
+        ]
+    except (yaml.YAMLError, ValueError):  # or a key is there twice
+        return dump(new)
+    result = "".join([head, *kept])
+    added = {key: value for key, value in new.items() if key not in old}
+    if added:
+        result += ("" if result.endswith("\n") else "\n") + dump(added)
+    return result if means(result, new) else dump(new)
+
+
+def means(text: str, value: object) -> bool:
+    """Whether a text is YAML that means just that."""
+    try:
+        return dump(yaml.safe_load(text)) == dump(value)
+    except (yaml.YAMLError, ValueError):
+        return False
+
+
+def lines_by_block(text: str) -> Iterator[Line]:
+    """Each line with the top-level key above it, "" before the first."""
+    block = ""
+    for line in text.splitlines():
+        if re.match(r"[^\s#-]", line):
+            block = line.partition(":")[0]
+        yield Line(block, line)
+
+
+def _blocks(text: str) -> list[str]:
+    """What stands before the first key, and the block of each."""
+    starts = [key.start_mark.index for key, _ in compose(text).value]
+    bounds = [0, *starts, len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _trailing_comments(block: str) -> str:
+    """The comments and blank lines at the end of a block that are about what follows."""
+    lines = block.split("\n")
+    last = len(lines)
+    while last > 1 and (lines[last - 1].startswith("#") or not lines[last - 1].strip()):
+        last -= 1
+    return "\n".join(lines[last:])
+
+
+def _is_comment(text: str) -> bool:
+    """Whether a text is comments and blank lines alone."""
+    return all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines())
