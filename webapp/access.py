@@ -6,6 +6,8 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from webapp.owner import Owner
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -15,32 +17,33 @@ LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 PAGES = {
     403: (
         "Not yours",
-        "This app is for its owner alone. If it should be you, APP_OWNER in its app.yaml says so.",
+        "This app is for its owner alone. If it should be you, set APP_OWNER in its app.yaml.",
     ),
     503: (
         "One moment",
         "This app is still finding out who its owner is. This page tries again by itself.",
     ),
 }
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="dark light">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>{head}<body style="font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:20vh auto;padding:0 1em">
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="color-scheme" content="dark light"><meta name="viewport" content="width=device-width">
+<title>{title}</title>{head}
+<body style="font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:20vh auto;padding:0 1em">
 <h1 style="font-size:1.4em">{title}</h1><p>{text}</p></html>"""
 
 
 class Access:
     """Lets the owner in, and nobody else; on a laptop, only this machine's own browser.
 
-    `/health` answers "ok" to anyone. An Origin must be the app's own; a websocket, and whatever is not GET or HEAD,
-    must have one. Another site's page may link here, but not embed anything of ours, such as a frame or a script.
+    `/health` answers "ok" to anyone. An Origin must be the app's own; a websocket, and whatever is
+    not GET or HEAD, must have one. Another site's page may link to the app, but not embed anything
+    of it, such as a frame or a script.
 
     Arguments:
         app: the ASGI application behind it.
-        owner: gives the owner's e-mail address, "" while it is not known; None on a laptop, without a proxy in front
-            that says who is there.
+        owner: who comes in; None on a laptop, without a proxy in front that says who asks.
     """
 
-    def __init__(self, app: App, owner: Callable[[], str] | None) -> None:
+    def __init__(self, app: App, owner: Owner | None) -> None:
         self.app, self.owner = app, owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,32 +65,43 @@ class Access:
 
     def _refusal(self, scope: Scope) -> int:
         """The status to refuse with, 0 to let in."""
-        host, origin = _header(scope, b"host") or b"", _header(scope, b"origin")
+        host = _header(scope, b"host") or b""
         if self.owner is None:
-            own = b"http://" + host
             welcome = LOCAL_HOST.fullmatch(host) is not None
+            own = b"http://" + host
         else:
-            owner = self.owner().strip().encode()
-            if not owner:
+            email = self.owner.email.strip().encode()
+            if not email:
                 return 503
+            # bytes.lower() folds ASCII alone: no other letter may pass for the owner's.
+            welcome = (_header(scope, b"x-forwarded-email") or b"").lower() == email.lower()
             forwarded = _header(scope, b"x-forwarded-host")
             host = host if forwarded is None else forwarded
             own = b"https://" + host.removesuffix(b":443")
-            # bytes.lower() folds ASCII alone: no other letter may pass for the owner's.
-            welcome = (_header(scope, b"x-forwarded-email") or b"").lower() == owner.lower()
-        if origin is None:
-            at_home = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-        else:
-            at_home = host != b"" and origin.lower() == own.lower()
-        site, use = _header(scope, b"sec-fetch-site"), _header(scope, b"sec-fetch-dest")
-        embedded = site not in (None, b"same-origin", b"none") and use != b"document"
-        return 0 if welcome and at_home and not embedded else 403
+        allowed = welcome and _from_own_page(scope, host, own) and not _embedded(scope)
+        return 0 if allowed else 403
+
+
+def _from_own_page(scope: Scope, host: bytes, own: bytes) -> bool:
+    """Whether the Origin is the app's own; it may be missing where a person follows a link."""
+    origin = _header(scope, b"origin")
+    if origin is None:
+        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+    return host != b"" and origin.lower() == own.lower()
+
+
+def _embedded(scope: Scope) -> bool:
+    """Whether another site's page asks for something to put into itself."""
+    site, use = _header(scope, b"sec-fetch-site"), _header(scope, b"sec-fetch-dest")
+    return site not in (None, b"same-origin", b"none") and use != b"document"
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
-    """A header's value, None where it is missing, b"" where it is given twice: then no value can be trusted."""
+    """A header's value; None where it is missing, b"" where it is given twice: which one counts?"""
     values = [value for key, value in scope["headers"] if key.lower() == name]
-    return None if not values else values[0].strip() if len(values) == 1 else b""
+    if not values:
+        return None
+    return values[0].strip() if len(values) == 1 else b""
 
 
 async def _answer(send: Send, status: int, kind: str, text: str) -> None:

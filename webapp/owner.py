@@ -1,4 +1,4 @@
-"""The search for the app's owner."""
+"""The app's owner: given, or asked for until it is known."""
 
 from __future__ import annotations
 
@@ -6,35 +6,50 @@ import logging
 import time
 from collections.abc import Callable
 
+from webapp.tokens import one_line
+
 log = logging.getLogger(__name__)
 
 
-def find_owner(ask: Callable[[], str | None], sleep: Callable[[float], None] = time.sleep) -> str:
-    """Ask who the owner is until it is known, with pauses that grow from a second to a minute.
+class Owner:
+    """The one person who may open the app.
 
     Arguments:
-        ask: asks once; may raise anything, or answer nothing.
-        sleep: waits that many seconds.
-
-    Returns:
-        The owner's e-mail address.
+        email: as `APP_OWNER` says; "" where it has to be found.
     """
-    pause = 1.0
-    while True:
-        try:
-            if owner := (ask() or "").strip():
-                break
+
+    def __init__(self, email: str = "") -> None:
+        self.email = email  # "" while it is not known
+
+    def find(
+        self, ask: Callable[[], str | None], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Ask who the owner is until it is known, with pauses that grow from a second to a minute.
+
+        Arguments:
+            ask: asks once; may raise anything, or answer nothing.
+            sleep: waits that many seconds.
+        """
+        pause = 1.0
+        while not (email := _ask_once(ask, pause)):
+            sleep(pause)
+            pause = min(2 * pause, 60.0)
+        if "@" not in email:
             log.warning(
-                "The Apps API names no creator for this app. Asking again in %.0f s.", pause
+                "APP_OWNER: it is not set, and this app's creator, %s, has no e-mail address; "
+                "expected yours, in app.yaml",
+                email[:100],
             )
-        except Exception as error:  # no network, no permission, no credentials: each may pass
-            log.warning(
-                "The app's owner is not known yet (%s). Asking again in %.0f s.", error, pause
-            )
-        sleep(pause)
-        pause = min(2 * pause, 60.0)
-    if "@" not in owner:
-        log.warning(
-            "This app's creator is no person with an e-mail address: set APP_OWNER to yours in app.yaml."
-        )
-    return owner
+        self.email = email
+
+
+def _ask_once(ask: Callable[[], str | None], pause: float) -> str:
+    """The owner's e-mail address; "" where there is no answer, which is logged."""
+    try:
+        if email := (ask() or "").strip():
+            return email
+        problem = "the Apps API names no creator for this app"
+    except Exception as error:  # no network, no permission, no credentials: each may pass
+        problem = one_line(error)
+    log.warning("The app's owner is not known yet (%s). Asking again in %.0f s.", problem, pause)
+    return ""

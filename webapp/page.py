@@ -17,8 +17,9 @@ from hermes.config import was_proved
 from webapp.keep.keeper import DISK
 from webapp.panels import add_panels
 from webapp.sessions import Sessions
-from webapp.terminal.pty import RESET, Terminal, Viewer
+from webapp.terminal.pty import Terminal
 from webapp.terminal.screen import Screen
+from webapp.terminal.viewer import RESET, Viewer
 from webapp.tokens import POLL, TokenNews
 
 DAY = 86400.0

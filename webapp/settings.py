@@ -1,4 +1,4 @@
-"""What the app is told."""
+"""The app's settings, read from the environment and checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ class AppSettings:
     limit: int  # terminals at most
     hermes: bool  # whether it is wanted
     volume: str  # `HERMES_VOLUME`, a folder of a Unity Catalog volume, or ""
-    env: dict[str, str] = field(repr=False)  # for the setup, with all its credentials
+    env: dict[str, str] = field(repr=False)  # with all its credentials
+
+    @property
+    def token(self) -> str:
+        """`DATABRICKS_TOKEN`, or ""."""
+        return self.env.get("DATABRICKS_TOKEN", "").strip()
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether databricks-sdk is asked for a token or a host, rather than the environment."""
+        given = bool(self.token) and bool(self.env.get("DATABRICKS_HOST", "").strip())
+        secret = bool(self.env.get("DATABRICKS_CLIENT_SECRET"))
+        return not given or secret or bool(self.volume) or bool(self.name and not self.owner)
 
     @property
     def config(self) -> Path:
@@ -32,7 +44,7 @@ class AppSettings:
 
     @property
     def setup_env(self) -> dict[str, str]:
-        """The setup's environment: without the service principal's secret, which any shell could read in its /proc."""
+        """The setup's environment: without the secret, which any shell could read in /proc."""
         return {
             k: v
             for k, v in self.env.items()
@@ -41,57 +53,58 @@ class AppSettings:
 
     @property
     def shell_env(self) -> dict[str, str]:
-        """The terminal's environment: without the service principal, whose id alone would only mislead databricks-sdk."""
+        """A terminal's environment: as the setup's, with what a program asks of a terminal."""
         env = self.setup_env
-        # A question for the cursor's position takes a way over the network that prompt_toolkit does not wait for.
-        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        # The answer to a question for the cursor's position comes later than prompt_toolkit waits.
+        env["PROMPT_TOOLKIT_NO_CPR"] = "1"
         env["PATH"] = os.pathsep.join(
             [str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)]
         )
-        # The size of whoever started the app: programs would believe it rather than the terminal's own.
+        # COLUMNS and LINES are of the terminal that started the app, and would win over this one's.
         return {"LANG": "C.UTF-8"} | {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}
 
 
 def read_settings(env: Mapping[str, str]) -> AppSettings:
     """Read and check the app's settings.
 
-    Arguments:
-        env: the environment.
-
-    Returns:
-        The settings.
-
     Raises:
-        SettingError: for the first one that cannot be used.
+        SettingError: for the first one that is not valid.
     """
-
-    def number(name: str, default: int, most: int) -> int:
-        text = env.get(name, "").strip() or str(default)
-        if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= most):
-            raise SettingError(
-                f"{name}: {text[:100]!r} is not valid; expected a whole number from 1 to {most}"
-            )
-        return int(text)
-
-    owner = env.get("APP_OWNER", "").strip()
-    if owner and "@" not in owner:
-        raise SettingError(f"APP_OWNER: {owner[:100]!r} is not valid; expected an e-mail address")
-    given = env.get("HERMES_VOLUME", "").strip()
-    volume = given.rstrip("/")
-    # Names in Unity Catalog hold no space, slash, dot or control character.
-    if given and not re.fullmatch(
-        r"/Volumes(/[^\s./\x00-\x1f\x7f]+){3}(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*", volume
-    ):
-        expected = "/Volumes/<catalog>/<schema>/<volume>, or a folder below it"
-        raise SettingError(f"HERMES_VOLUME: {given[:100]!r} is not valid; expected {expected}")
     home = read_home(env)
     return AppSettings(
         home=home,
         name=env.get("DATABRICKS_APP_NAME", "").strip(),
-        owner=owner,
-        port=number("DATABRICKS_APP_PORT", 8000, 65535),
-        limit=number("MAX_CONCURRENT_SESSIONS", 5, 100),
+        owner=_read_owner(env),
+        port=_read_number(env, "DATABRICKS_APP_PORT", 8000, 65535),
+        limit=_read_number(env, "MAX_CONCURRENT_SESSIONS", 5, 100),
         hermes=read_flag(env, "ENABLE_HERMES"),
-        volume=volume,
+        volume=_read_volume(env),
         env={**env, "HOME": str(home)},
     )
+
+
+def _read_number(env: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = env.get(name, "").strip() or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= most):
+        expected = f"a whole number from 1 to {most}"
+        raise SettingError(f"{name}: {text[:100]!r} is not valid; expected {expected}")
+    return int(text)
+
+
+def _read_owner(env: Mapping[str, str]) -> str:
+    owner = env.get("APP_OWNER", "").strip()
+    if owner and "@" not in owner:
+        raise SettingError(f"APP_OWNER: {owner[:100]!r} is not valid; expected an e-mail address")
+    return owner
+
+
+def _read_volume(env: Mapping[str, str]) -> str:
+    given = env.get("HERMES_VOLUME", "").strip()
+    volume = given.rstrip("/")
+    # Names in Unity Catalog hold no space, slash, dot or control character.
+    names, folders = r"(/[^\s./\x00-\x1f\x7f]+){3}", r"(/(?!\.\.?(/|$))[^/\x00-\x1f\x7f]+)*"
+    if given and not re.fullmatch(f"/Volumes{names}{folders}", volume):
+        expected = "/Volumes/<catalog>/<schema>/<volume>, or a folder below it"
+        raise SettingError(f"HERMES_VOLUME: {given[:100]!r} is not valid; expected {expected}")
+    return volume

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermes.config import refresh_token
 from hermes.login import sdk_config
 from hermes.urls import clean_url
 from webapp.settings import AppSettings
+from webapp.small_file import MOST, is_small_file
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def find_creator(settings: AppSettings) -> str | None:
 
 def one_line(error: Exception) -> str:
     """What went wrong, without the settings that databricks-sdk adds to it."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].split('. Config:')[0][:200]}"
+    said = (str(error).splitlines() or [""])[0].split(". Config:")[0]
+    return f"{type(error).__name__}: {said[:200]}"
 
 
 def keep_token_fresh(
@@ -55,32 +57,49 @@ def keep_token_fresh(
     sleep: Callable[[float], None] = time.sleep,
     news: TokenNews | None = None,
 ) -> None:
-    """Bring each new token into Hermes's config, for ever. What fails is logged and tried again, at most a minute later.
+    """Bring each new token into Hermes's config, for ever.
+
+    What fails is logged and tried again, at most a minute later.
 
     Arguments:
-        config: Hermes's config; nothing is asked for while there is none.
-        log_in: gives databricks-sdk's `Config`; called again after an error. A config of Hermes's for another workspace than
-            this login's waits for its setup.
+        config: Hermes's config; nothing is asked for while there is none. One of another
+            workspace than the login's waits for its setup.
+        log_in: gives databricks-sdk's `Config`; called again after an error.
         sleep: waits that many seconds.
-        news: is told of each new token, and of trouble.
+        news: is given the time of each new token, and what went wrong.
     """
     news = news or TokenNews()
-    login, done, pause = None, None, POLL
+    login, known, pause = None, _Known(), POLL
     while True:
         try:
-            if config.exists():
+            if is_small_file(config):
                 login = login or log_in()
-                # The file's time too, taken before we write: whoever writes it may put an old token back.
-                now = bearer(login), config.stat().st_mtime_ns
-                if now != done:
-                    refresh_token(config, now[0], clean_url("DATABRICKS_HOST", login.host or ""))
-                    if done is None or now[0] != done[0]:
-                        news.since = time.time()
-                    done = now
+                known = _bring(config, login, known, news)
                 news.trouble = ""
+            elif config.exists():
+                raise OSError(f"{config.name} is not a regular file of at most {MOST >> 10} kB")
             pause = POLL
-        except Exception as error:  # no network, no credentials, a full disk: each may pass, and the session goes on
+        # No network, no credentials, a full disk: each may pass, and the session goes on.
+        except Exception as error:
             login, pause = None, min(2 * pause, 60.0)
             news.trouble = f"No fresh token ({one_line(error)})."
             log.warning("%s Trying again in %.0f s.", news.trouble, pause)
         sleep(pause)
+
+
+class _Known(NamedTuple):
+    """What was brought into the config last."""
+
+    token: str = ""
+    written: int = 0  # the file's time, in nanoseconds, before we wrote
+
+
+def _bring(config: Path, login: Any, known: _Known, news: TokenNews) -> _Known:
+    """Bring the login's token into the config, unless it is what is known."""
+    # The file's time is part of it: whoever writes the file may put an old token back.
+    now = _Known(bearer(login), config.stat().st_mtime_ns)
+    if now != known:
+        refresh_token(config, now.token, clean_url("DATABRICKS_HOST", login.host or ""))
+        if now.token != known.token:
+            news.since = time.time()
+    return now

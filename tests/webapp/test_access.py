@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
 from webapp.access import PAGES, Access
-from webapp.owner import find_owner
+from webapp.owner import Owner
 
 OWNER = "Owner.Name@Example.com"
 PROXIED = {
@@ -24,7 +24,7 @@ Headers = list[tuple[str, str]]
 
 
 def ask(
-    owner: Callable[[], str] | None,
+    owner: Owner | None,
     kind: str,
     headers: dict[str, str] | Headers,
     method: str = "GET",
@@ -70,7 +70,7 @@ def ask(
 def proxied(
     headers: dict[str, str] | Headers, kind: str = "http", method: str = "GET", path: str = "/"
 ) -> int:
-    return ask(lambda: OWNER, kind, headers, method, path)[0]
+    return ask(Owner(OWNER), kind, headers, method, path)[0]
 
 
 def local(
@@ -112,13 +112,13 @@ def test_the_owner_comes_in_and_nobody_else(email: str, status: int) -> None:
     [("kim@example.com", "\u212aim@example.com"), ("strasse@example.com", "straße@example.com")],
 )
 def test_no_other_letter_passes_for_the_owners(owner: str, email: str) -> None:
-    assert ask(lambda: owner, "http", PROXIED | {"x-forwarded-email": email})[0] == 403
+    assert ask(Owner(owner), "http", PROXIED | {"x-forwarded-email": email})[0] == 403
 
 
 def test_an_owner_beyond_ascii_comes_in() -> None:
     assert (
         ask(
-            lambda: "jürgen@example.com",
+            Owner("jürgen@example.com"),
             "http",
             PROXIED | {"x-forwarded-email": "jürgen@Example.com"},
         )[0]
@@ -150,20 +150,18 @@ def test_no_identity_is_refused() -> None:
 @pytest.mark.parametrize("email", [OWNER, "", " "])
 def test_nobody_comes_in_while_the_owner_is_unknown(owner: str, email: str) -> None:
     headers = PROXIED | {"x-forwarded-email": email}
-    status, body = ask(lambda: owner, "http", headers)
+    status, body = ask(Owner(owner), "http", headers)
     assert status == 503
     assert PAGES[503][1].encode() in body
     assert b"refresh" in body
-    assert (
-        ask(lambda: owner, "websocket", headers | {"origin": "https://app.example.com"})[0] == 403
-    )
+    assert ask(Owner(owner), "websocket", headers | {"origin": "https://app.example.com"})[0] == 403
 
 
 def test_the_owner_may_become_known_while_it_runs() -> None:
-    known = [""]
-    assert ask(lambda: known[0], "http", PROXIED)[0] == 503
-    known[0] = OWNER
-    assert ask(lambda: known[0], "http", PROXIED)[0] == 200
+    owner = Owner()
+    assert ask(owner, "http", PROXIED)[0] == 503
+    owner.email = OWNER
+    assert ask(owner, "http", PROXIED)[0] == 200
 
 
 ORIGINS = [
@@ -336,8 +334,8 @@ def test_a_laptop_needs_one_host_and_its_own_origin() -> None:
     )
 
 
-@pytest.mark.parametrize("owner", [None, lambda: "", lambda: OWNER])
-def test_health_is_for_anyone_and_says_nothing_more(owner: Callable[[], str] | None) -> None:
+@pytest.mark.parametrize("owner", [None, Owner(), Owner(OWNER)])
+def test_health_is_for_anyone_and_says_nothing_more(owner: Owner | None) -> None:
     for method in ("GET", "HEAD", "POST"):
         assert ask(
             owner, "http", {"host": "probe", "origin": "https://evil.example"}, method, "/health"
@@ -366,12 +364,12 @@ def test_health_is_for_anyone_and_says_nothing_more(owner: Callable[[], str] | N
     ],
 )
 def test_only_health_itself_is_health(path: str) -> None:
-    assert ask(lambda: OWNER, "http", {"host": "probe"}, path=path)[0] == 403
+    assert ask(Owner(OWNER), "http", {"host": "probe"}, path=path)[0] == 403
 
 
 def test_a_refusal_names_nobody() -> None:
     for headers in (PROXIED | {"x-forwarded-email": "other@example.com"}, {"host": "evil.example"}):
-        _, body = ask(lambda: OWNER, "http", headers)
+        _, body = ask(Owner(OWNER), "http", headers)
         assert SECRET not in body
         assert b"@" not in body
         assert b"owner.name" not in body.lower()
@@ -384,7 +382,7 @@ def test_the_end_and_the_start_of_the_app_pass_through() -> None:
     async def inside(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    asyncio.run(Access(inside, lambda: "")({"type": "lifespan"}, inside, inside))  # type: ignore[arg-type]
+    asyncio.run(Access(inside, Owner(""))({"type": "lifespan"}, inside, inside))  # type: ignore[arg-type]
     assert seen == ["lifespan"]
 
 
@@ -406,12 +404,16 @@ def test_the_owner_is_asked_for_until_known_with_growing_pauses(
             raise value
         return value
 
+    owner = Owner()
     with caplog.at_level(logging.WARNING):
-        assert find_owner(answer, pauses.append) == OWNER
+        owner.find(answer, pauses.append)
+    assert owner.email == OWNER
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert "no network" in caplog.text
 
 
 def test_a_creator_that_is_no_person_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    assert find_owner(lambda: "1b2c-service-principal") == "1b2c-service-principal"
+    owner = Owner()
+    owner.find(lambda: "1b2c-service-principal")
+    assert owner.email == "1b2c-service-principal"
     assert "APP_OWNER" in caplog.text

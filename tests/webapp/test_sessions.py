@@ -18,7 +18,8 @@ from tests.served import PATIENCE
 from webapp import sessions
 from webapp.sessions import Sessions
 from webapp.settings import read_settings
-from webapp.terminal.pty import Terminal, Viewer
+from webapp.terminal.pty import Terminal
+from webapp.terminal.viewer import Viewer
 
 
 class Seat:

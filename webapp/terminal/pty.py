@@ -1,108 +1,84 @@
-"""One shell session: a pseudo-terminal, its scrollback and the windows that look at it. It knows no web."""
+"""One shell session: a pseudo-terminal, its scrollback and the windows that look at it."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import os
 import re
 import select
 import signal
 import termios
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-SCROLLBACK = 1_000_000  # bytes of output kept for windows that come later
-PIECE = 64 * 1024  # bytes at most in one write to a window
-WINDOW = (
-    8 * PIECE
-)  # bytes on their way to a window, and bytes it may be behind before reading pauses
+from webapp.terminal.processes import Processes
+from webapp.terminal.scrollback import Scrollback
+from webapp.terminal.viewer import WINDOW, Viewer
+
 TYPEAHEAD = 1_000_000  # bytes of input that no program has read yet
 STALL = 5.0  # seconds after which a window that takes nothing no longer holds up the others
 GRACE = 3.0  # seconds between SIGHUP and SIGKILL
 
-RESET = "\x1bc"
-# What a terminal emulator answers to a program's question: where the cursor is, what it can do, its colours.
-# Shift+F3 looks like a cursor in row 1 and is taken for it: a key that one window loses harms less than a stray answer.
+# What a terminal emulator answers to a program's question: where the cursor is, what it can do, its
+# colours. Shift+F3 looks like a cursor in row 1 and is taken for it: a key that one window loses
+# harms less than a stray answer.
 REPORT = re.compile(r"(\x1b\[[?>]?[\d;]*\$?[cnRty]|\x1b[P\]].+)+", re.DOTALL)
 
 
-class Viewer:
-    """One window on a terminal; `Terminal.join` makes it."""
-
-    def __init__(self, write: Callable[[str], Awaitable[object]], size: tuple[int, int]) -> None:
-        self.write, self.size = write, size
-        self.position = self.sent = (
-            self.live
-        ) = -1  # offsets in the output: what it has, was sent, and where the replay ends
-        self.stalled = False
-        self.news = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.pieces: dict[asyncio.Future[object], int] = {}  # on their way, and how long each is
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def replayed(self) -> bool:
-        """Whether what is being written was there before the window was."""
-        return self.sent <= self.live
-
-
 class Terminal:
-    """Commands run one after the other on pseudo-terminals that share one scrollback and its viewers.
+    """Commands run one after the other on pseudo-terminals that share one scrollback and viewers.
 
-    The viewer that typed or changed its size last leads: its size is the terminal's, and only its answers to a
-    program's questions count. It is the window someone looks at, and two answers to one question are noise.
+    The viewer that typed or changed its size last leads: its size is the terminal's, and only its
+    answers to a program's questions count. It is the window someone looks at, and two answers to
+    one question are noise.
     """
 
     def __init__(self) -> None:
         self.viewers: list[Viewer] = []  # the last one leads
         self.seen = asyncio.Event()  # a first viewer has joined, and the size is known with it
-        self._output, self._start = (
-            bytearray(),
-            0,
-        )  # the scrollback, and the offset of its first byte
+        self.output = Scrollback()
         self._typed, self._room = bytearray(), asyncio.Event()
         self._master: int | None = None
         self._name = ""  # of the terminal's other end
         self._process: asyncio.subprocess.Process | None = None
+        self._is_shell = False  # whether that process is a shell
+        self._processes = Processes()
         self._reading = False
         self._size = (24, 80)
-        self._mark = uuid.uuid4().hex
 
     @property
-    def _end(self) -> int:
-        return self._start + len(self._output)
+    def busy(self) -> bool:
+        """Whether ending it would end more than a shell that waits for a command."""
+        if not self._process or self._process.returncode is not None:
+            return False
+        return not self._is_shell or self._processes.find() != [self._process.pid]
 
-    async def run(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
-        """Run a command on a new pseudo-terminal, as the leader of a session of its own, until it ends.
+    async def run(
+        self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], is_shell: bool = False
+    ) -> int:
+        """Run a command on a new pseudo-terminal, as the leader of a session, until it ends.
 
         Arguments:
             argv: the program and its arguments.
             cwd: the folder it starts in.
             env: its whole environment.
+            is_shell: whether it is a shell, which by itself is not `busy`.
 
         Returns:
-            Its exit code, negative for a signal; 127 if it could not be started, which is then said in the terminal.
+            Its exit code, negative for a signal; 127 if it could not be started, which is then
+            said in the terminal.
         """
         self._master, slave = os.openpty()
         self._name = os.ttyname(slave)
         self._ended = asyncio.Event()
         try:
-            termios.tcsetwinsize(slave, self._size)
             os.set_blocking(self._master, False)
+            termios.tcsetwinsize(slave, self._size)
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    cwd=cwd,
-                    env={**env, "TERMINAL_SESSION": self._mark},
-                    stdin=slave,
-                    stdout=slave,
-                    stderr=slave,
-                    preexec_fn=lambda: _begin(os.dup(slave)),  # it closes what it is given
-                )
+                self._process = await self._start(slave, argv, cwd, env)
+                self._is_shell = is_shell
             except OSError as error:
                 self.say(f"{argv[0]}: {error.strerror}")
                 return 127
@@ -110,16 +86,7 @@ class Terminal:
                 os.close(slave)
             self._flow()
             code = await self._process.wait()
-            # What it printed last may still wait for a slow viewer; what it left running may hold the terminal, in silence.
-            for _ in range(int(2 * STALL / 0.05)):
-                # Not wait_for, which in Python 3.11 may lose a cancellation.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
-                        await self._ended.wait()
-                if self._ended.is_set() or (
-                    self._reading and not select.select([self._master], [], [], 0)[0]
-                ):
-                    break
+            await self._read_rest(self._master)
             return code
         finally:
             self._listen(False)
@@ -129,16 +96,56 @@ class Terminal:
             self._typed.clear()  # it was not meant for the next command
             self._room.set()
 
+    async def _start(
+        self, slave: int, argv: Sequence[str], cwd: Path, env: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        def begin() -> None:  # in the new process
+            _receive_signals()
+            self._processes.mark()
+            os.login_tty(os.dup(slave))  # it closes what it is given
+
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env={**env, **self._processes.env},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            preexec_fn=begin,
+        )
+
+    async def _read_rest(self, master: int) -> None:
+        """Read what a command that has ended printed last, which a slow viewer may hold up.
+
+        What it left running may hold the terminal, in silence.
+        """
+        for _ in range(int(2 * STALL / 0.05)):
+            # Not wait_for, which in Python 3.11 may lose a cancellation.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await self._ended.wait()
+            silent = self._reading and not select.select([master], [], [], 0)[0]
+            if self._ended.is_set() or silent:
+                break
+
     def say(self, text: str) -> None:
         """Add a line of our own to the output."""
-        self._add(f"{text}\r\n".encode())
+        self.print(f"{text}\r\n".encode())
+
+    def print(self, data: bytes) -> None:
+        """Add to the output."""
+        self.output.add(data)
+        for viewer in self.viewers:
+            viewer.news.set()
+        self._flow()
 
     def join(self, write: Callable[[str], Awaitable[object]], rows: int, columns: int) -> Viewer:
         """Let a window in: it gets a reset, the scrollback, and then what comes.
 
         Arguments:
-            write: shows text; when awaited, returns once the window has it. It is called in order, and again before
-                that where there is much to show: `WINDOW` bytes at most are on their way. Its errors end the viewing.
+            write: shows text; when awaited, returns once the window has it. It is called in order,
+                and again before that where there is much to show: `WINDOW` bytes at most are on
+                their way. Its errors end the viewing.
             rows, columns: the window's size in characters.
 
         Returns:
@@ -169,12 +176,15 @@ class Terminal:
         self._lead(viewer)
 
     def type(self, viewer: Viewer, text: str) -> None:
-        """Pass on what was typed or pasted, or what the emulator answered to a program; nothing from one that has left."""
+        """Pass on what was typed or pasted, or what the emulator answered to a program.
+
+        From a viewer that has left, nothing is passed on.
+        """
         if viewer not in self.viewers:
             return
         if not REPORT.fullmatch(text):
             self._lead(viewer)
-        elif viewer is not self.viewers[-1] or viewer.position < viewer.live:
+        elif viewer is not self.viewers[-1] or viewer.catching_up:
             return  # a second answer, or the answer to a question that is only being replayed
         if text == "\x03" and self._typed:  # it would wait behind a paste that nobody reads
             self._typed.clear()
@@ -206,18 +216,12 @@ class Terminal:
             await asyncio.sleep(0.05)
 
     def _signal(self, number: int) -> bool:
-        found = False
+        """Send a signal to all that was started here; whether anything was running."""
         if self._process and self._process.returncode is None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # where nothing else finds it
                 os.killpg(self._process.pid, number)
-                found = True
-        # On Linux, a mark in the environment finds what has left the group too: jobs, daemons, an agent's servers.
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if self._mark.encode() in (process / "environ").read_bytes():
-                    os.kill(int(process.name), number)
-                    found = True
-        return found
+                return self._processes.signal(number) or True
+        return self._processes.signal(number)
 
     def _lead(self, viewer: Viewer) -> None:
         if viewer not in self.viewers:
@@ -240,7 +244,9 @@ class Terminal:
 
     def _flow(self) -> None:
         """Read as long as nobody is far behind; the program that prints then waits for its slowest viewer."""
-        behind = max((self._end - v.position for v in self.viewers if not v.stalled), default=0)
+        behind = max(
+            (self.output.end - v.position for v in self.viewers if not v.stalled), default=0
+        )
         if behind > WINDOW:
             self._listen(False)
         elif behind <= WINDOW // 2 and self._master is not None and not self._ended.is_set():
@@ -254,7 +260,7 @@ class Terminal:
         except OSError:  # Linux's way to say that nobody has the other end any more
             data = b""
         if data:
-            self._add(data)
+            self.print(data)
         else:
             self._ended.set()
             self._listen(False)
@@ -273,54 +279,23 @@ class Terminal:
             loop.remove_writer(master)
             self._room.set()
 
-    def _add(self, data: bytes) -> None:
-        self._output += data
-        excess = len(self._output) - SCROLLBACK
-        if excess > 0:
-            # Cut between lines, or before an escape sequence; failing both, between characters.
-            boundary = re.compile(rb"\n|(?=\x1b)").search(self._output, excess, excess + 4096)
-            cut = boundary.end() if boundary else excess
-            while cut < len(self._output) and self._output[cut] & 0xC0 == 0x80:
-                cut += 1
-            del self._output[:cut]
-            self._start += cut
-        for viewer in self.viewers:
-            viewer.news.set()
-        self._flow()
-
     async def _show(self, viewer: Viewer) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        """Send a viewer what it lacks, for as long as it is here."""
         while True:
-            on_way, missed = sum(viewer.pieces.values()), viewer.sent < self._start
-            until = viewer.live if viewer.sent < viewer.live and not missed else self._end
-            # What is small waits for what is on its way; what is large goes along, so that a window never waits for us.
-            small = bool(on_way) and until - viewer.sent < PIECE
-            if (not missed and (small or viewer.sent == self._end)) or on_way >= WINDOW:
+            if piece := viewer.send_next(self.output):
+                piece.add_done_callback(partial(self._landed, viewer))
+                if not viewer.timer:
+                    self._watch(viewer)
+            else:
                 viewer.news.clear()
                 await viewer.news.wait()
-                continue
-            text = ""
-            if missed:  # it is new, or what it lacks went while it was stalled
-                decoder.reset()
-                text, viewer.sent, viewer.live = RESET, self._start, self._end
-                viewer.position, until = max(viewer.position, viewer.sent), self._end
-            start = viewer.sent - self._start
-            piece = self._output[start : min(start + PIECE, until - self._start)]
-            viewer.sent += len(piece)
-            task = asyncio.ensure_future(viewer.write(text + decoder.decode(piece)))
-            viewer.pieces[task] = len(piece)
-            task.add_done_callback(partial(self._landed, viewer, viewer.sent))
-            if not viewer.timer:
-                self._watch(viewer)
 
-    def _landed(self, viewer: Viewer, position: int, piece: asyncio.Future[object]) -> None:
-        del viewer.pieces[piece]
+    def _landed(self, viewer: Viewer, piece: asyncio.Future[object]) -> None:
         if piece.cancelled() or piece.exception():  # whatever ails the window, the terminal goes on
+            del viewer.pieces[piece]
             self.leave(viewer)
             return
-        viewer.position = max(viewer.position, position)
-        viewer.stalled = False
-        viewer.news.set()
+        viewer.landed(piece)
         self._watch(viewer)
         self._flow()
 
@@ -328,19 +303,18 @@ class Terminal:
         """Give a window its time, from now, to take a piece that is on its way."""
         if viewer.timer:
             viewer.timer.cancel()
-        waits = viewer in self.viewers and viewer.pieces
-        viewer.timer = (
-            asyncio.get_running_loop().call_later(STALL, self._let_go, viewer) if waits else None
-        )
+            viewer.timer = None
+        if viewer in self.viewers and viewer.pieces:
+            loop = asyncio.get_running_loop()
+            viewer.timer = loop.call_later(STALL, self._let_go, viewer)
 
     def _let_go(self, viewer: Viewer) -> None:
         viewer.stalled = True
         self._flow()
 
 
-def _begin(slave: int) -> None:
-    """In the new process: take the terminal, and each signal that the app was told to ignore (`nohup python app.py &`)."""
+def _receive_signals() -> None:
+    """Receive each signal that the app was told to ignore (`nohup python app.py &`)."""
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    os.login_tty(slave)

@@ -5,10 +5,12 @@ import { loadResource } from "../../static/utils/resources.js";
 const PIECE = 65536; // characters of a paste in one message; the server takes 1 MB at most, escapes included
 const SIZES = [8, 32]; // pixels
 const CONTROLS = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g; // all but tab and line ends
-// What xterm.js does as often as a number says. More often than any screen has lines or columns, it would only hang the browser.
-const REPEATED = [..."@ILMPSTXZb"].map((final) => ({ final }));
-REPEATED.push(...[" @", " A", "'}", "'~"].map(([intermediates, final]) => ({ intermediates, final })));
-const MOST = 1000;
+// What xterm.js does as often as a number says, with lines and with columns. More often than the screen has lines or
+// columns changes nothing more, and 50 kB of it freeze the browser for minutes.
+const OF_LINES = [..."LMST"].map((final) => ({ final }));
+const OF_COLUMNS = [..."@IPXZb"].map((final) => ({ final }));
+OF_COLUMNS.push(...[" @", " A", "'}", "'~"].map(([intermediates, final]) => ({ intermediates, final })));
+const LONGEST_LINK = 2083; // characters, as in VTE: xterm.js keeps each link as long as its line is there
 // What a phone's keyboard lacks; Ctrl is for the key after it.
 const KEYS = {
   Esc: { text: "\x1b" },
@@ -53,7 +55,9 @@ export default {
     this.terminal.loadAddon((this.fitter = new FitAddon()));
     this.terminal.loadAddon(new WebLinksAddon(open));
     this.terminal.parser.registerOscHandler(52, (text) => this.copied(text));
-    for (const id of REPEATED) this.terminal.parser.registerCsiHandler(id, ([times]) => times > MOST);
+    this.terminal.parser.registerOscHandler(8, (text) => text.length > LONGEST_LINK);
+    for (const id of OF_LINES) this.terminal.parser.registerCsiHandler(id, ([times]) => times > this.terminal.rows);
+    for (const id of OF_COLUMNS) this.terminal.parser.registerCsiHandler(id, ([times]) => times > this.terminal.cols);
     this.terminal.attachCustomKeyEventHandler((event) => this.passes(event));
     this.terminal.onData((text) => this.type(text));
     this.unsent = [];

@@ -1,0 +1,32 @@
+"""What the app imports, it imports before a terminal may put a module of that name in its way.
+
+The app alone holds the service principal's secret. On Databricks Apps, `HOME` is the folder of the
+app's source, and on a laptop it may be: a terminal writes there what it likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import site
+import sys
+from pathlib import Path
+
+from webapp.settings import AppSettings
+
+
+def finish_imports(settings: AppSettings) -> None:
+    """Import what is needed later, and search no folder for modules but Python's own from now on.
+
+    Packages that are loaded still find their own parts. Takes a second where databricks-sdk is
+    needed.
+    """
+    if settings.logs_in:
+        importlib.import_module("databricks.sdk")
+    own = [Path(folder).resolve() for folder in (sys.prefix, sys.base_prefix)]
+    own.append(Path(site.getusersitepackages()).resolve())
+    sys.path[:] = [folder for folder in sys.path if folder and _is_below(folder, own)]
+
+
+def _is_below(folder: str, parents: list[Path]) -> bool:
+    path = Path(folder).resolve()
+    return any(path.is_relative_to(parent) for parent in parents)
