@@ -64,9 +64,9 @@ def test_a_port_in_use_is_said_and_ends_the_app(tmp_path: Path) -> None:
         )
     assert (done.returncode, done.stdout) == (2, "")
     port = env["DATABRICKS_APP_PORT"]
+    why = f"DATABRICKS_APP_PORT: {port} is not valid (address already in use)"
     assert (
-        done.stderr
-        == f"DATABRICKS_APP_PORT: {port} is not valid (address already in use); expected a free port\n"
+        done.stderr == f"{why}; expected a free port, as in `DATABRICKS_APP_PORT=8001 make app`\n"
     )
 
 

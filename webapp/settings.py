@@ -55,9 +55,8 @@ class AppSettings:
     def shell_env(self) -> dict[str, str]:
         """A terminal's environment: as the setup's, with what a program asks of a terminal."""
         env = self.setup_env
-        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        # The answer to a question for the cursor's position comes later than prompt_toolkit waits.
-        env["PROMPT_TOOLKIT_NO_CPR"] = "1"
+        # prompt_toolkit does not wait for the cursor's position as long as the network takes.
+        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
         env["PATH"] = os.pathsep.join(
             [str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)]
         )
