@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from hermes.provider.keys import OUR_NAME
 from hermes.urls import cloud_of
 
 GATEWAY, DIRECT, SECOND = "databricks-gateway", "databricks-direct", "databricks-fallback"
-_OUR_NAMES = re.compile(f"({GATEWAY}|{DIRECT}|{SECOND})(-[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def trusts_gateway(host: str, gateway: str) -> bool:
 
 def is_our_name(name: object) -> bool:
     """Whether setup may have given this name to a provider."""
-    return isinstance(name, str) and _OUR_NAMES.fullmatch(name) is not None
+    return isinstance(name, str) and OUR_NAME.fullmatch(name) is not None
 
 
 def _is_databricks(url: str) -> bool:

@@ -23,6 +23,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from .keys import current_headers
+
 Message = dict[str, Any]
 
 DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.us databricks.azure.cn"
@@ -196,6 +198,7 @@ def _profile(bundled: Any) -> Any:
                     body = {
                         key: value for key, value in body.items() if key not in ("think", "options")
                     }  # Ollama's
+                    fields |= current_headers(base_url)
             return body, fields
 
     profile = copy.copy(bundled)

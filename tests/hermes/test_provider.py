@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import threading
@@ -260,11 +261,16 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
         get_provider_profile=lambda name: Bundled(), register_provider=registered.append
     )
     monkeypatch.setitem(sys.modules, "providers", providers)
-    shutil.copy(ROOT / "hermes" / "provider" / "__init__.py", tmp_path)
-    spec = importlib.util.spec_from_file_location("copied", tmp_path / "__init__.py")
+    for source in (ROOT / "hermes" / "provider").glob("*.py"):
+        shutil.copy(source, tmp_path)
+    spec = importlib.util.spec_from_file_location(  # as Hermes does it
+        "copied", tmp_path / "__init__.py", submodule_search_locations=[str(tmp_path)]
+    )
     assert spec
     assert spec.loader
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    monkeypatch.delitem(sys.modules, "copied.keys", raising=False)
+    monkeypatch.setitem(sys.modules, "copied", module := importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
     return registered[0], tmp_path / "learnt.json"
 
 
@@ -422,13 +428,13 @@ def test_any_conversation_comes_through(plugin: tuple[Any, Path]) -> None:
 
 
 def test_it_stands_without_hermes_and_imports_nothing_else() -> None:
-    source = (ROOT / "hermes" / "provider" / "__init__.py").read_text()
     names = [
         line.split()[1].split(".")[0]
-        for line in source.splitlines()
-        if line.lstrip().startswith(("import ", "from "))
+        for source in (ROOT / "hermes" / "provider").glob("*.py")
+        for line in source.read_text().splitlines()
+        if re.match(r" *(import|from) [^.]", line)
     ]
-    assert set(names) - set(sys.stdlib_module_names) == {"providers"}
+    assert set(names) - set(sys.stdlib_module_names) == {"providers", "hermes_cli"}
 
 
 def test_the_users_own_cap_stays_below_the_endpoints() -> None:

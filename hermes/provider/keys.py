@@ -1,0 +1,70 @@
+"""The key that Hermes's config holds now, for each request to a provider of ours.
+
+Hermes reads a key once a turn at most, so a token that is renewed and revoked within a long turn would
+be refused from then on. Versions before 0.22 then go on with the same model at most once a turn, 0.22
+with another one (measured: hermes-agent 0.19.0, forks of 0.20.1 and 0.22.2). Asked for with each
+request, the key is always the one that a token refresh wrote last; that costs less than 1 ms.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# What setup calls its providers.
+OUR_NAME = re.compile(r"databricks-(gateway|direct|fallback)(-[0-9]+)?")
+_OWN_WAYS = {"key_env", "api_key_env", "key_cmd"}  # by which a user has Hermes find a key
+
+
+class Unshown(dict[str, str]):
+    """Headers that are sent, not shown: a copy, as in Hermes's record of a failure, has none."""
+
+    def __deepcopy__(self, memo: object) -> dict[str, str]:
+        return {}
+
+    def __repr__(self) -> str:
+        return "{...}"
+
+
+def current_headers(base_url: str) -> dict[str, Any]:
+    """The fields of a request to a base URL that carry its key; {} where Hermes's own is to stay."""
+    from hermes_cli.config import load_config  # type: ignore[import-not-found]
+
+    key = current_key(load_config(), base_url)
+    return {"extra_headers": Unshown(Authorization=f"Bearer {key}")} if key else {}
+
+
+def current_key(config: Any, base_url: str) -> str:
+    """The key for a base URL, where our providers alone say which.
+
+    Arguments:
+        config: Hermes's.
+        base_url: where a request goes.
+
+    Returns:
+        "" where no provider of ours has this URL, or where the user has another key for it.
+    """
+    entries = [e for e in _entries(config) if _url(e) == base_url.rstrip("/")]
+    keys = [entry.get("api_key") for entry in entries]
+    ours = any(OUR_NAME.fullmatch(str(entry.get("name"))) for entry in entries)
+    own_way = any(_OWN_WAYS & entry.keys() for entry in entries)
+    clear = ours and not own_way and all(key == keys[0] for key in keys)
+    return keys[0] if clear and isinstance(keys[0], str) else ""
+
+
+def _entries(config: Any) -> list[dict[str, Any]]:
+    """All that says where a model is and with which key: `model`, and the providers in either form."""
+    sections = config if isinstance(config, dict) else {}
+    listed, mapping = sections.get("custom_providers"), sections.get("providers")
+    named = [
+        {"name": name, **entry}
+        for name, entry in (mapping.items() if isinstance(mapping, dict) else ())
+        if isinstance(entry, dict)
+    ]
+    entries = [sections.get("model"), *(listed if isinstance(listed, list) else []), *named]
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _url(entry: dict[str, Any]) -> str:
+    found = (entry.get(key) for key in ("base_url", "api", "url"))
+    return next((url.rstrip("/") for url in found if isinstance(url, str)), "")
