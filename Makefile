@@ -4,6 +4,12 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 # The demo's and the tests' own home: yours is never touched.
 DEMO := $(CURDIR)/.demo
+# HERMES=<what uv installs>: another Hermes, in a home of its own; `make test` then runs the tests that use it.
+ifeq ($(origin HERMES),command line)
+DEMO := $(DEMO)/hermes-$(firstword $(shell echo '$(HERMES)' | cksum))
+export HERMES_PIP_URL := $(HERMES)
+export OTHER_HERMES := $(DEMO)
+endif
 HERE = $(DEMO)
 STANDIN = env HOME=$(HERE) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
 

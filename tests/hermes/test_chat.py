@@ -251,9 +251,10 @@ def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
             rotate()
     finally:
         session.close(force=True)
-    assert {r.status for r in workspace.chats()} == {200, 403}
     titles = [body["messages"] for body in bodies if "tools" not in body]
     assert titles
+    # A title's request may have the key with which its turn began; no other is refused.
+    assert sum(r.status != 200 for r in workspace.chats()) <= len(titles)
     assert all("title" in messages[0]["content"] and len(messages) == 2 for messages in titles)
 
 
