@@ -52,9 +52,9 @@ from deploying.settings import (
     read_set,
     read_volume,
 )
-from hermes.proof import Prover
+from hermes.choice import Proof, prove
+from hermes.learnt import Learnt
 from hermes.report import chosen, table, verdict
-from hermes.routes import choose_routes
 from hermes.settings import HermesSettings, read_flag
 from hermes.urls import SettingError, why_unreachable
 
@@ -128,7 +128,8 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
     files = read_files(ROOT, given)
     settings = check_settings(target, files["app.yaml"])
     say("Workspace", f"{target.client.config.host} as {target.me}")
-    if settings and not prove(settings) and not force:
+    proof = prove_models(settings) if settings else None
+    if proof and not proof.answers_at_all and not force:
         print("Nothing was touched; FORCE=1 deploys all the same.", file=sys.stderr)
         return 1
     app = find_app(target)
@@ -139,7 +140,8 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
     if volume:
         check_volume(target.client, volume)
     resources = [volume_resource(volume)] if volume else []
-    models = (settings.model, settings.fallback_model) if settings else ()
+    routes = proof.routes if proof else None
+    models = (routes.primary.model, routes.fallback.model) if routes else ()
     resources += endpoint_resources(target.client, models)
     app = make_app(target, app)
     give_resources(target, app, resources)
@@ -149,19 +151,17 @@ def deploy_app(target: Target, asked: Mapping[str, str], given: dict[str, str]) 
     return 0
 
 
-def prove(settings: HermesSettings) -> bool:
-    """Ask the routes for the models, as `setup_hermes.py --check` does, and say what the app will use."""
-    prover = Prover(settings.token)
-    routes = choose_routes(settings, prover)
-    served = prover.serves(routes.primary.base_url, routes.primary.model)
-    if not served:
+def prove_models(settings: HermesSettings) -> Proof:
+    """Ask where the models answer, as `setup_hermes.py --check` does, and say what the app will use."""
+    proof = prove(settings, Learnt())
+    if proof.answers_at_all:
+        print(*chosen(proof), sep="\n", flush=True)
+    else:
         print(
-            f"{table(settings, prover.answers)}\nNot served: {verdict(settings, prover)}",
+            f"{table(settings, proof.answers)}\nNot served: {verdict(proof)}",
             file=sys.stderr,
         )
-        return False
-    print(*chosen(settings, routes, prover), sep="\n", flush=True)
-    return True
+    return proof
 
 
 def show_status(target: Target, asked: Mapping[str, str], given: dict[str, str]) -> int:

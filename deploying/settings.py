@@ -18,8 +18,8 @@ from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
 
 import webapp.settings
 from deploying.app import DeployError, Target, brief, say
-from hermes.login import sdk_config
-from hermes.settings import HermesSettings, read_flag, read_home, read_settings
+from hermes.login import load_settings, sdk_config
+from hermes.settings import HermesSettings, read_flag, read_home
 from hermes.urls import SettingError, clean_url, why_unreachable
 
 # What runs in the app, and all that is uploaded.
@@ -256,4 +256,4 @@ def check_settings(target: Target, config: bytes) -> HermesSettings | None:
         raise SettingError(
             f'APP_OWNER: it is not set, and {target.me} is no person; expected SET="APP_OWNER=you@example.com"'
         )
-    return read_settings(env) if read_flag(env, "ENABLE_HERMES") else None
+    return load_settings(env) if read_flag(env, "ENABLE_HERMES") else None

@@ -5,24 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from hermes import provider
 from hermes.config import write_whole
-from hermes.settings import HERMES, MCP_DEFAULTS
-from hermes.urls import as_dict, unreachable
+from hermes.learnt import PLUGIN, Learnt, read_files, write_learnt
+from hermes.settings import HERMES, MCP_DEFAULTS, HermesSettings
+from hermes.urls import host_name, unreachable
 from utils import adapt_instructions_file
 
 NULL = subprocess.DEVNULL
-PLUGIN, LEARNT = ".hermes/plugins/model-providers/databricks", "learnt.json"
 MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
 
 
@@ -89,36 +86,18 @@ def compile_hermes(home: Path) -> None:
                 )
 
 
-def read_learnt(home: Path) -> dict[str, Any]:
-    """What an earlier setup learnt of this workspace, for `Prover`.
-
-    Arguments:
-        home: the home directory.
-
-    Returns:
-        By model and base URL what that endpoint takes; {} where nothing can be read.
-    """
-    models = as_dict(_read_state(home).get("models"))
-    return {
-        model: {url: as_dict(facts) for url, facts in as_dict(routes).items()}
-        for model, routes in models.items()
-    }
-
-
-def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap: int = 0) -> None:
+def install_plugin(settings: HermesSettings, learnt: Learnt, cap: int = 0) -> None:
     """Put Hermes's own plugin beside its config, and what was learnt beside the plugin. Files of somebody else stay.
 
     Arguments:
-        home: the home directory.
-        hosts: host names that are Databricks', though the name does not tell.
-        models: what was learnt, as `read_learnt` gives it.
+        settings: with the home, and the gateway's host, whose name may not tell that it is Databricks'.
+        learnt: what the plugin is to know.
         cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for none.
 
     Raises:
         OSError: where it cannot be written; each file is whole all the same.
     """
-    folder, state = home / PLUGIN, _read_state(home)
-    before = as_dict(state.get("files"))
+    folder, before = settings.home / PLUGIN, read_files(settings.home)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for source in sorted(Path(provider.__file__).parent.glob("*.*")):
@@ -129,18 +108,8 @@ def install_plugin(home: Path, hosts: list[str], models: Mapping[str, Any], cap:
             print(f"Plugin:    {target} is not ours and stays; remove it to have ours.")
         elif there != ours:
             write_whole(target, ours)
-    data = json.dumps(
-        {"hosts": hosts, "max_tokens": cap, "models": models, "files": files}, indent=1
-    ).encode()
-    if not (folder / LEARNT).exists() or (folder / LEARNT).read_bytes() != data:
-        write_whole(folder / LEARNT, data)
-
-
-def _read_state(home: Path) -> dict[str, Any]:
-    try:
-        return as_dict(json.loads((home / PLUGIN / LEARNT).read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    hosts = [host_name(url) for url in (settings.gateway, settings.host) if url]
+    write_learnt(settings.home, learnt, hosts, cap, files)
 
 
 def _hash(data: bytes) -> str:

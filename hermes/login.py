@@ -5,46 +5,118 @@ from __future__ import annotations
 import configparser
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hermes.urls import SettingError, clean_url
+from hermes.settings import HermesSettings, check_token, read_gateway, read_settings
+from hermes.trust import trusts_gateway
+from hermes.urls import SettingError, clean_gateway, clean_url
+from utils import get_gateway_host
 
 
-def find_credentials(env: Mapping[str, str], home: Path, host: str) -> tuple[str, str, str]:
-    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
+class Credentials(NamedTuple):
+    """A workspace's URL and a token for it; "" for what was not found. `origin` says where the URL is from, if found."""
+
+    host: str
+    token: str
+    origin: str = ""
+
+
+def load_settings(env: Mapping[str, str]) -> HermesSettings:
+    """Read the settings, log in where no token was given, and find the gateway.
+
+    Arguments:
+        env: the environment.
 
     Returns:
-        The URL, the token, and a line that says where the URL is from if it was not given.
+        The settings; an empty token where there is none yet.
+
+    Raises:
+        SettingError: for the first setting that cannot be used.
     """
-    token = env.get("DATABRICKS_TOKEN", "").strip()
-    if token and host:
-        return host, token, ""
+    given = read_settings(env)
+    host, token, origin = find_credentials(env, given)
+    check_token(token)
+    if token and not host:
+        raise SettingError(
+            "DATABRICKS_HOST: it is not set; expected the workspace's URL, like"
+            " https://adb-1.2.azuredatabricks.net"
+        )
+    settings = replace(given, host=host, token=token, origin=origin)
+    return find_gateway(env, settings) if token else settings
+
+
+def find_gateway(env: Mapping[str, str], settings: HermesSettings) -> HermesSettings:
+    """Find the workspace's AI Gateway, which is probed where it is not named.
+
+    Arguments:
+        env: the environment.
+        settings: with the workspace's host.
+
+    Returns:
+        The settings with the gateway, or with "" where none answers.
+
+    Raises:
+        SettingError: where a parent process found one to which the token must not go.
+    """
+    # The host as it was given, since it may hold the id in `?o=`.
+    known = {**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or settings.host}
+    gateway = clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(known))
+    named = read_gateway(env)
+    if gateway not in ("", named) and not trusts_gateway(settings.host, gateway):
+        raise SettingError(
+            f"_GATEWAY_RESOLVED: {gateway!r} is in another cloud than {settings.host};"
+            " expected DATABRICKS_GATEWAY_HOST to say so"
+        )
+    by_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
+    if "_GATEWAY_RESOLVED" in env:
+        origin = "found by a parent process"
+    elif gateway == named:
+        origin = "from DATABRICKS_GATEWAY_HOST, not probed"
+    else:
+        source = "DATABRICKS_WORKSPACE_ID" if by_id else "DATABRICKS_HOST"
+        origin = f"derived from {source}; it answered"
+    return replace(settings, gateway=gateway, gateway_origin=origin)
+
+
+def find_credentials(env: Mapping[str, str], given: HermesSettings) -> Credentials:
+    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
+
+    Raises:
+        SettingError: where the profiles cannot be used.
+    """
+    nothing_new = Credentials(given.host, given.token)
+    if given.token and given.host:
+        return nothing_new
     try:
-        config = sdk_config(env, home, timeout=5)
+        config = sdk_config(env, given.home, timeout=5)
         kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
         found = clean_url("host in ~/.databrickscfg", config.host or "")
     except ImportError:
-        return host, token, ""
+        return nothing_new
     except SettingError:
         raise
-    except ValueError as error:
-        reason = " ".join(str(error).split(". Config:")[0].split())
-        if "cannot configure default credentials" not in reason:
-            print(f"databricks-sdk found no token: {reason[:200]}", file=sys.stderr)
-        return host, token, ""
     except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
-        print(f"databricks-sdk found no token: {type(error).__name__}", file=sys.stderr)
-        return host, token, ""
-    origin = (
-        ""
-        if host
-        else f"{found} is from profile {config.profile or 'DEFAULT'} in {_profiles(env, home)[0]}"
-    )
-    return host or found, token or (fresh if kind == "Bearer" else ""), origin
+        if reason := _why_no_token(error):
+            print(f"databricks-sdk found no token: {reason}", file=sys.stderr)
+        return nothing_new
+    origin = ""
+    if not given.host:
+        file, _ = _profiles(env, given.home)
+        origin = f"{found} is from profile {config.profile or 'DEFAULT'} in {file}"
+    token = given.token or (fresh if kind == "Bearer" else "")
+    return Credentials(given.host or found, token, origin)
+
+
+def _why_no_token(error: Exception) -> str:
+    """Why databricks-sdk gave no token, in a line; "" where there simply is no login."""
+    if not isinstance(error, ValueError):
+        return type(error).__name__
+    reason = " ".join(str(error).split(". Config:")[0].split())
+    return "" if "cannot configure default credentials" in reason else reason[:200]
 
 
 def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
@@ -68,12 +140,17 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
 
     # It warns there of a missing discovery document, which older workspaces do not have.
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
-    if not env.get("DATABRICKS_TOKEN", "").strip():
-        os.environ.pop("DATABRICKS_TOKEN", None)  # a blank one would be one credential too many
+    host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
+    profile = _find_profile(env, home, host)
+    # The SDK would take a blank token of the environment for one.
+    blank = "DATABRICKS_TOKEN" in env and not env["DATABRICKS_TOKEN"].strip()
     try:
         return SdkConfig(
-            host=(host := clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))) or None,
-            profile=_find_profile(env, home, host),
+            host=host or None,
+            profile=profile,
+            token=_profile_token(env, home, profile or ("" if host else "DEFAULT"))
+            if blank
+            else None,
             # With a token bound to the app as well, the SDK would not choose by itself.
             auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
             http_timeout_seconds=timeout,
@@ -91,36 +168,61 @@ def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
     named = env.get("DATABRICKS_CONFIG_PROFILE") or None
     if env.get("DATABRICKS_CLIENT_SECRET"):
         return named
-    file, hosts = _profiles(env, home)
-    known = (
-        ", ".join(hosts)
-        or "a profile in it, which `databricks auth login` makes, or DATABRICKS_HOST and DATABRICKS_TOKEN"
-    )
-    if named and named not in hosts:
+    file, profiles = _profiles(env, home)
+    hosts = {name: profile.host for name, profile in profiles.items()}
+    if named:
+        _check_profile(named, host, file, hosts)
+        return named
+    if not host and hosts and not hosts.get("DEFAULT"):
         raise SettingError(
-            f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is not in {file}; expected {known}"
+            "DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of"
+            f" {file} ({', '.join(hosts)}), or DATABRICKS_HOST"
         )
-    if named and host and hosts[named] not in ("", host):
-        raise SettingError(
-            f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]}; expected one of {host}"
-        )
-    if not named and not host and hosts and not hosts.get("DEFAULT"):
-        raise SettingError(
-            f"DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of {file} ({known}), or DATABRICKS_HOST"
-        )
-    return named or next((name for name, url in hosts.items() if url and url == host), None)
+    return next((name for name, url in hosts.items() if url and url == host), None)
 
 
-def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, str]]:
-    """The file of the Databricks CLI's profiles, and each one's workspace; "" where that cannot be read."""
+def _check_profile(named: str, host: str, file: Path, hosts: Mapping[str, str]) -> None:
+    """Refuse a profile that is not there, or is of another workspace than `host`."""
+    if named not in hosts:
+        expected = (
+            ", ".join(hosts)
+            or "a profile in it, which `databricks auth login` makes, or DATABRICKS_HOST and"
+            " DATABRICKS_TOKEN"
+        )
+        raise SettingError(
+            f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is not in {file}; expected {expected}"
+        )
+    if host and hosts[named] not in ("", host):
+        raise SettingError(
+            f"DATABRICKS_CONFIG_PROFILE: {named[:100]!r} is of {hosts[named]};"
+            f" expected one of {host}"
+        )
+
+
+class _Profile(NamedTuple):
+    """A profile's workspace and token; "" where it has none, or the workspace's URL is not valid."""
+
+    host: str
+    token: str
+
+
+def _profile_token(env: Mapping[str, str], home: Path, profile: str) -> str:
+    """The token of a profile; "" where there is none."""
+    found = _profiles(env, home)[1].get(profile)
+    return found.token if found else ""
+
+
+def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, _Profile]]:
+    """The file of the Databricks CLI's profiles, and what they hold by name."""
     path = Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
     file = configparser.ConfigParser(interpolation=None)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
         file.read(path)
-    hosts = {}
+    found = {}
     for name in [*(["DEFAULT"] if file.defaults() else []), *file.sections()]:
         try:
-            hosts[name] = clean_url(name, file[name].get("host", ""))
+            host = clean_url(name, file[name].get("host", ""))
         except ValueError:
-            hosts[name] = ""
-    return path, hosts
+            host = ""
+        found[name] = _Profile(host, file[name].get("token", ""))
+    return path, found

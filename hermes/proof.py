@@ -1,165 +1,134 @@
-"""What each route says about a model: it is proved with a request as Hermes itself sends it."""
+"""What each place says about a model: it is proved with a request as Hermes itself sends it."""
 
 from __future__ import annotations
 
 import copy
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
-
-import requests
-from urllib3.exceptions import HTTPError
 
 from hermes import provider
-from hermes.urls import as_dict, in_time, why_unreachable
+from hermes.answers import Answer, Outcome, choices, read_answer
+from hermes.client import Client
+from hermes.learnt import Facts, Learnt
+from hermes.routes import Place
+from hermes.urls import why_unreachable
 
-CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one question
-ANSWER = 64 * 1024  # bytes of an answer that are read at most
-LIST = 4 * 1024 * 1024  # and of the list of endpoints
-MOST = 6  # questions about one model on one route
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one route said about one model. `serves` is None where nothing was learnt (no answer, an odd status)."""
-
-    model: str
-    base_url: str
-    answer: str
-    meaning: str
-    serves: bool | None
+ANSWER = 64 * 1024  # bytes of an answer that are read
+MOST = 6  # questions for one place
+# As Hermes asks for; and what is tried where that is refused as over the limit: a request's `max_tokens` counts against
+# the output tokens a minute before it is let in (Microsoft Learn, Foundation Model APIs limits).
+CAP, SMALL_CAP = 65536, 8192
 
 
 class Prover:
-    """Asks routes for models with the user's own token, each question once, and keeps what they said.
+    """Asks places for models with the user's own token, each question once, and keeps what they said.
 
     Arguments:
-        token: sent to these routes only.
-        learnt: what an earlier run learnt, by model and base URL, as the plugin reads it; it is asked for first.
+        client: sends the questions.
+        workspace_id: is named where a host asks for it; "" where it is not known.
+        learnt: what an earlier run learnt; it is asked for first.
     """
 
-    def __init__(self, token: str, learnt: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, client: Client, workspace_id: str = "", learnt: Learnt | None = None
+    ) -> None:
         self.answers: list[Answer] = []
-        self.learnt = copy.deepcopy(learnt or {})
-        self._models: list[str] | None = None
-        self._dead: dict[str, str] = {}
-        self._session = requests.Session()
-        self._token = token
+        self.client = client
+        self._workspace_id = workspace_id
+        self._models = {m: dict(r) for m, r in copy.deepcopy((learnt or Learnt()).models).items()}
+        self._before = learnt or Learnt()
 
-    def serves(self, base_url: str, model: str) -> bool | None:
-        """Ask one route for an answer of a model, as Hermes will.
+    @property
+    def learnt(self) -> Learnt:
+        """What is known now: what was learnt before, and from the answers."""
+        retired = {a.base_url for a in self.answers if a.outcome is Outcome.RETIRED_NAME}
+        serving = {a.base_url for a in self.answers if a.serves and a.place.is_old_name}
+        return Learnt(self._models, ({*self._before.retired} | retired) - serving)
 
-        Arguments:
-            base_url: the route.
-            model: the model.
+    def ask(self, place: Place) -> Answer:
+        """Ask one place for an answer of its model, as Hermes will; not again, where it is answered already."""
+        if known := self.known(place):
+            return known
+        answer = self._ask(place)
+        self.answers.append(answer)
+        return answer
 
-        Returns:
-            True or False; None where nothing was learnt.
-        """
-        known = next((a for a in self.answers if (a.base_url, a.model) == (base_url, model)), None)
-        if known is None:
-            known = Answer(model, base_url, *self._ask(base_url, model))
-            self.answers.append(known)
-        return known.serves
+    def known(self, place: Place) -> Answer | None:
+        """The answer that there is already: this place's own, or another's that is about this one too."""
+        own = (a for a in self.answers if a.place == place)
+        wider = (a for a in self.answers if a.rules_out(place))
+        return next(own, None) or next(wider, None)
 
-    def first(self, base_urls: list[str], model: str) -> str:
-        """The first of these routes that serves the model, or ""."""
-        return next((url for url in base_urls if self.serves(url, model)), "")
+    def serves(self, place: Place) -> bool | None:
+        """Whether a place serves its model; None where nothing was learnt."""
+        return self.ask(place).serves
 
-    def chat_models(self, host: str) -> list[str]:
-        """The chat models on the workspace's direct serving endpoints; [] where the list cannot be read."""
-        if self._models is not None:
-            return self._models
-        self._models = []
-        try:
-            status, body = self._send("GET", f"{host}/api/2.0/serving-endpoints", None, LIST)
-            listed = _json(body)["endpoints"] if status < 300 else []
-            chat = [
-                e
-                for e in listed
-                if e.get("task") == "llm/v1/chat" and e["state"]["ready"] == "READY"
-            ]
-            self._models = sorted(e["name"] for e in chat if isinstance(e["name"], str))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        return self._models
+    def _ask(self, place: Place) -> Answer:
+        facts = self._guess(place)
+        answer = self._insist(place, facts)
+        if answer.outcome is Outcome.BUSY and facts.get("max_tokens", CAP) > SMALL_CAP:
+            answer, facts = self._ask_for_less(place, facts, answer)
+        if answer.serves:
+            self._models.setdefault(place.model, {})[place.base_url] = facts
+            return replace(answer, note=_limits(facts))
+        return answer
 
-    def _ask(self, base_url: str, model: str) -> tuple[str, str, bool | None]:
-        server = urlsplit(base_url).netloc
-        if server in self._dead:
-            return "-", f"not asked again: {self._dead[server]}", None
-        facts = self._guess(base_url, model)
-        for _ in range(MOST):
-            try:
-                question = _question(base_url, model, facts)
-                status, body = self._send("POST", f"{base_url}/chat/completions", question, ANSWER)
-            except (OSError, ValueError) as error:  # requests' own errors are OSErrors
-                self._dead[server] = why_unreachable(error)
-                return "-", self._dead[server], None
-            if not (status == 400 and _learn(facts, _message(body))):
+    def _insist(self, place: Place, facts: Facts) -> Answer:
+        """Ask until nothing more is learnt from what is refused; that is put into the facts."""
+        answer = self._send(place, facts)
+        for _ in range(MOST - 1):
+            if not self._learn(facts, answer):
                 break
-        meaning, serves = _explain(
-            status, body, self._token, base_url.endswith("/serving-endpoints")
-        )
-        if serves:
-            self.learnt.setdefault(model, {})[base_url] = facts
-            meaning += _limits(facts)
-        return f"HTTP {status}", meaning, serves
+            answer = self._send(place, facts)
+        return answer
 
-    def _guess(self, base_url: str, model: str) -> dict[str, Any]:
+    def _ask_for_less(self, place: Place, facts: Facts, busy: Answer) -> tuple[Answer, Facts]:
+        """Tell a busy minute from a tier that never lets in what Hermes asks for.
+
+        That is so where a small answer comes, and the large one still does not.
+        """
+        small = facts | {"max_tokens": SMALL_CAP}
+        answer = self._insist(place, small)
+        if answer.outcome is not Outcome.SERVES:
+            return busy, facts
+        large = {key: value for key, value in small.items() if key != "max_tokens"}
+        large |= {"max_tokens": facts["max_tokens"]} if "max_tokens" in facts else {}
+        again = self._send(place, large)
+        return answer, small if again.outcome is Outcome.BUSY else large
+
+    def _guess(self, place: Place) -> Facts:
         """What may hold here: what was learnt of this model here, or else elsewhere, or of another model's cache."""
-        if provider.family(model) != "claude":
-            first: dict[str, Any] = {}
-        else:
-            caches = [
-                facts.get("cache") for routes in self.learnt.values() for facts in routes.values()
-            ]
-            first = {
-                "cache": caches[-1] if caches and caches[-1] in ("no-tools", "none") else "all"
-            }
-        routes = self.learnt.get(model, {})
-        return {**first, **routes.get(base_url, next(iter(routes.values()), {}))}
+        first: Facts = {}
+        if provider.family(place.model) == "claude":
+            known = [f.get("cache") for routes in self._models.values() for f in routes.values()]
+            refused = known and known[-1] in ("no-tools", "none")
+            first = {"cache": known[-1] if refused else "all"}
+        return first | Learnt(self._models).facts(place)
 
-    def _send(
-        self, method: str, url: str, body: dict[str, Any] | None, most: int
-    ) -> tuple[int, bytes]:
-        """Send one request; its status, and its answer up to the first event that says something, or up to so many bytes."""
+    def _send(self, place: Place, facts: Facts) -> Answer:
+        """Send one question; no answer is one too."""
+        if facts.get("workspace_id"):
+            self.client.workspace_id = facts["workspace_id"]
+        try:
+            reply = self.client.post(
+                f"{place.base_url}/chat/completions",
+                _question(place, facts),
+                ANSWER,
+                lambda received: choices(received) is not None,
+            )
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+            return Answer(place, 0, Outcome.NO_CONNECTION, why_unreachable(error))
+        return read_answer(place, reply.status, reply.body, self.client.token)
 
-        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            # As an auth of ours, or ~/.netrc would replace the header.
-            request.headers["Authorization"] = f"Bearer {self._token}"
-            return request
-
-        def ask() -> tuple[int, bytes]:
-            with self._session.request(
-                method,
-                url,
-                json=body,
-                auth=authorize,
-                headers={
-                    "Accept-Encoding": "identity"
-                },  # what was sent is read, never what it would unpack to
-                timeout=(CONNECT_TIMEOUT, QUESTION),
-                allow_redirects=False,
-                stream=True,
-                proxies={
-                    "http": ""
-                },  # plain http is for this machine alone, and a proxy may be elsewhere
-            ) as response:
-                received = b""
-                while len(received) < most and not (body and _choices(received) is not None):
-                    try:
-                        piece = response.raw.read1(most, decode_content=False)
-                    except HTTPError as error:  # urllib3's own: the answer was cut off
-                        raise requests.ConnectionError(error) from None
-                    if not piece:
-                        break
-                    received += piece
-                return response.status_code, received[:most]
-
-        return in_time(ask, QUESTION)
+    def _learn(self, facts: Facts, answer: Answer) -> bool:
+        """Take in what a refusal says of a place; whether that is news, so that it can be asked again."""
+        if answer.outcome is Outcome.SEVERAL_WORKSPACES:
+            if not self._workspace_id or facts.get("workspace_id"):
+                return False
+            facts["workspace_id"] = self._workspace_id
+            return True
+        return answer.status == 400 and _learn_limit(facts, answer.said)
 
 
 # A turn with a finished tool round, as Hermes has it after its first tool call.
@@ -185,88 +154,36 @@ _TOOL = {
 }
 
 
-def _question(base_url: str, model: str, facts: dict[str, Any]) -> dict[str, Any]:
+def _question(place: Place, facts: Facts) -> dict[str, Any]:
     """One request in Hermes's own shape, after the plugin has seen it: a finished tool round, one tool, a stream."""
+    model = place.model
     question = {
         "model": model,
         "tools": [_TOOL],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    cap = {provider.cap_field(model): 65536}  # as Hermes sends for a custom endpoint
-    return (
-        question
-        | cap
-        | provider.adapt(_ROUND, model, base_url, {"models": {model: {base_url: facts}}})
-    )
+    learnt = {"models": {model: {place.base_url: facts}}}
+    adapted = provider.adapt(_ROUND, model, place.base_url, learnt)
+    return question | {provider.cap_field(model): CAP} | adapted
 
 
-def _learn(facts: dict[str, Any], message: str) -> bool:
-    """Take in what a refusal says of an endpoint; whether that is news, so that it can be asked again."""
+def _learn_limit(facts: Facts, message: str) -> bool:
+    """Take in what a refusal says of a cap, or of cache marks; whether that is news."""
     cap = re.search(r"cannot exceed (\d{1,7})\b", message)
     if cap and facts.get("max_tokens") != int(cap[1]):
         facts["max_tokens"] = int(cap[1])
         return True
     if "cache_control" in message and facts.get("cache", "none") != "none":
-        facts["cache"] = (
-            "no-tools" if "tool_result" in message and facts["cache"] == "all" else "none"
-        )
+        tools_alone = "tool_result" in message and facts["cache"] == "all"
+        facts["cache"] = "no-tools" if tools_alone else "none"
         return True
     return False
 
 
-def _limits(facts: dict[str, Any]) -> str:
-    """What a person may want to know of an endpoint that serves."""
-    cap = [f"{facts['max_tokens']} output tokens at most"] if facts.get("max_tokens") else []
-    return f" ({', '.join([*cap, *(['prompts are not cached'] if facts.get('cache') == 'none' else [])])})".replace(
-        " ()", ""
-    )
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    """A body as a JSON object; {} where it is none."""
-    try:
-        return as_dict(json.loads(body.decode("utf-8", "replace")))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _choices(body: bytes) -> object:
-    """The choices of a stream's first whole event that has any; None before that."""
-    for line in body.split(b"\n")[:-1]:
-        if line.startswith(b"data:"):
-            event = _json(line.removeprefix(b"data:"))
-            if event.get("choices"):
-                return event["choices"]
-    return None
-
-
-def _message(body: bytes) -> str:
-    """What an answer says in words, in whichever form it comes."""
-    text = body.decode("utf-8", "replace")
-    said = _json(body.removeprefix(b"data:"))
-    nested = said.get("error")
-    return str(
-        said.get("message")
-        or (nested.get("message") if isinstance(nested, dict) else nested)
-        or text
-    )
-
-
-def _explain(status: int, body: bytes, token: str, direct: bool) -> tuple[str, bool | None]:
-    """Read what an answer to a chat completion says about the model."""
-    message = _message(body)
-    if status < 300 and _choices(body) is not None:
-        return "serves the model", True
-    if status == 429:
-        return "serves the model (busy now: rate limited)", True
-    if _json(body).get("error_code") == "FEATURE_DISABLED":
-        return "AI Gateway is not enabled for this workspace", False
-    if status == 404:
-        return "not served here" if direct else "not served here, or not permitted", False
-    if status in (401, 403):
-        return "token rejected or not permitted", None
-    if status == 400 and "stream_options" in message:
-        return "refuses what Hermes needs (stream_options): use another model", False
-    printable = "".join(c if c.isprintable() else " " for c in message.replace(token, "***"))
-    return " ".join(printable.split())[:120] or "no message", None
+def _limits(facts: Facts) -> str:
+    """What a person may want to know of a place that serves."""
+    cap = facts.get("max_tokens")
+    notes = [f"{cap} output tokens at most"] if cap else []
+    notes += ["prompts are not cached"] if facts.get("cache") == "none" else []
+    return f" ({', '.join(notes)})" if notes else ""

@@ -1,75 +1,75 @@
-"""What the routes' answers mean for a person: a table, a verdict, and a line for each model."""
+"""What the places' answers mean for a person: a table, a verdict, and a line for each model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from hermes import provider
-from hermes.proof import Answer, Prover
-from hermes.routes import Routes
+from hermes.answers import READINGS, Answer, Outcome
+from hermes.choice import Choice, Proof, refusals
+from hermes.models import is_same
+from hermes.routes import Place
 from hermes.settings import HermesSettings
 
-PERMISSION = " Or a permission is missing, which looks the same: USE CATALOG on system, USE SCHEMA on system.ai, EXECUTE on it."
+ABOUT_TOKEN = (Outcome.TOKEN, Outcome.OTHER_WORKSPACE)
 
 
-def chosen(settings: HermesSettings, routes: Routes, prover: Prover | None) -> Iterator[str]:
-    """A line for each of the two models: where it is, and whether it answered there."""
-    for label, place in (("Model:", routes.primary), ("Fallback:", routes.fallback)):
-        model, url = place.model, place.base_url
-        proved = (
-            "not asked"
-            if prover is None
-            else "it answered"
-            if prover.serves(url, model)
-            else "NOT PROVED"
-        )
-        yield f"{label:10} {model} on {url} ({proved})"
+def chosen(proof: Proof) -> Iterator[str]:
+    """A line for each of the two models: where it is, under which name, and whether it answered there."""
+    settings, routes = proof.settings, proof.routes
+    yield _line("Model:", settings.model, routes.primary, proof)
+    if routes.fallback != routes.primary:
+        yield _line("Fallback:", settings.fallback_model, routes.fallback, proof)
+    elif proof.choice is Choice.WANTED and not is_same(settings.model, settings.fallback_model):
+        yield f"{'Fallback:':10} none, as {settings.fallback_model} does not answer"
+    if instead := substitution(proof):
+        yield instead
 
 
-def verdict(settings: HermesSettings, prover: Prover) -> str:
-    """Say why the primary model was proved nowhere, and what to do.
+def substitution(proof: Proof) -> str:
+    """The line that says which model Hermes gets instead of the wanted one; "" where it gets that."""
+    why = {Choice.FALLBACK: "the fallback", Choice.SUBSTITUTE: "the best that does"}
+    if proof.choice not in why:
+        return ""
+    return (
+        f"{proof.settings.model} does not answer: until it does, Hermes uses"
+        f" {proof.routes.primary.model}, {why[proof.choice]}."
+        " To choose another model, set HERMES_MODEL."
+    )
 
-    Arguments:
-        settings: checked settings.
-        prover: has asked.
+
+def verdict(proof: Proof) -> str:
+    """Say why the wanted model was proved nowhere, and what to do.
 
     Returns:
         One line.
     """
-    answers = [a for a in prover.answers if a.model == settings.model]
-    if any(a.answer in ("HTTP 401", "HTTP 403") for a in answers):
-        return "The token was rejected, or may not use this model: check DATABRICKS_TOKEN, or ask for CAN QUERY on it."
-    if all(a.answer == "-" for a in answers):
-        return f"Nothing answered ({answers[0].meaning}): check DATABRICKS_HOST and the network, then run this again."
-    if any(a.serves is None for a in answers):
-        return f"No route gave {settings.model} a clear yes: the answers above say why."
-    permission = PERMISSION if settings.model.startswith("system.ai.") else ""
-    # Open-weight models refuse what Hermes needs.
-    others = [
-        m
-        for m in prover.chat_models(settings.host)
-        if m != settings.model and provider.family(m) != "open"
-    ]
-    do = f"set HERMES_MODEL={others[0]}" if len(others) == 1 else "set HERMES_MODEL to one of them"
-    found = (
-        f"This workspace serves {', '.join(others)}: {do}."
-        if others
-        else "Set HERMES_MODEL to a model that is."
-    )
-    said = (
-        "of no use to Hermes on any"
-        if any("stream_options" in a.meaning for a in answers)
-        else "served on none"
-    )
-    return f"{settings.model} is {said} of these routes. {found}{permission}"
+    answer = _decisive(list(refusals(proof, proof.settings.model)))
+    cure = READINGS[answer.outcome].cure.format(model=proof.settings.model, said=answer.said)
+    listed = f" This workspace lists {', '.join(proof.others)}." if proof.others else ""
+    return f"{cure}{listed}"
 
 
-def table(settings: HermesSettings, answers: list[Answer]) -> str:
+def problem(proof: Proof) -> str:
+    """Whether the problem of the README is this workspace's, and what setup would write."""
+    said = proof.direct
+    if not proof.answers_at_all:
+        return f"no: nothing that setup can write would answer. {verdict(proof)}"
+    place = proof.routes.primary
+    writes = f"setup writes {place.model} on {place.base_url}, which answered."
+    wanted = said.model if said else proof.settings.model
+    if said is None:
+        return f"yes: direct serving knows no model service like {wanted}; {writes}"
+    if said.serves:
+        return f"no: direct serving has {wanted} too; {writes}"
+    return f"yes: direct serving does not answer for {wanted} ({_short_answer(said)}); {writes}"
+
+
+def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
     """The answers as aligned columns: model, route, answer, what it means; two lines above say where the routes begin.
 
     Arguments:
         settings: checked settings.
-        answers: a prover's.
+        answers: a proof's.
 
     Returns:
         Lines.
@@ -98,3 +98,33 @@ def short(url: str, bases: dict[str, str]) -> str:
         for name, base in bases.items()
         if url.startswith(f"{base}/")
     )
+
+
+def _line(label: str, wanted: str, place: Place, proof: Proof) -> str:
+    """Both names are shown where they differ."""
+    name = place.model
+    if name != wanted and is_same(name, wanted):
+        name = f"{wanted} as {name}"
+    state = "it answered" if proof.proved(place) else "NOT PROVED"
+    if proof.choice is Choice.UNASKED:
+        state = "not asked"
+    return f"{label:10} {name} on {place.base_url} ({state})"
+
+
+def _decisive(answers: list[Answer]) -> Answer:
+    """The answer that a verdict is about.
+
+    A token that one host took is not to blame for what another says of it, nor is a host that cannot be reached where
+    another answered.
+    """
+    accepted = [a for a in answers if a.status and a.outcome not in ABOUT_TOKEN]
+    order = list(Outcome)
+    return min(accepted or answers, key=lambda answer: order.index(answer.outcome))
+
+
+def _short_answer(answer: Answer) -> str:
+    """What was answered in a few words; the table has all of it."""
+    if not answer.status:
+        return answer.said
+    meaning = READINGS[answer.outcome].meaning
+    return f"{answer.answer}, {meaning}" if meaning else answer.answer

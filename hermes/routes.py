@@ -1,12 +1,12 @@
-"""Where a model may be, which place is chosen, and what is said of it."""
+"""Where a model may answer: the places to ask for it, and their order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from hermes.proof import Prover
-from hermes.settings import HermesSettings
+from hermes.models import ENDPOINT, names_of
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,31 @@ class Place:
 
     base_url: str
     model: str
+
+    @property
+    def host(self) -> str:
+        """The host, with its port."""
+        return urlsplit(self.base_url).netloc
+
+    @property
+    def surface(self) -> tuple[str, bool]:
+        """What the place shares with others: its host, and whether it is direct serving there."""
+        return self.host, self.is_direct
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it is direct serving, rather than a gateway's route."""
+        return self.base_url.endswith("/serving-endpoints")
+
+    @property
+    def is_service(self) -> bool:
+        """Whether the name is that of a model service."""
+        return names_of(self.model).service == self.model
+
+    @property
+    def is_old_name(self) -> bool:
+        """Whether the name is that of an endpoint of Databricks' own."""
+        return self.model.startswith(ENDPOINT)
 
 
 @dataclass(frozen=True)
@@ -42,7 +67,12 @@ def candidate_routes(host: str, gateway: str) -> list[str]:
         Base URLs to which an OpenAI client appends `/chat/completions`.
     """
     on_gateway = [f"{gateway}/openai", f"{gateway}/mlflow/v1"] if gateway else []
-    return [*on_gateway, f"{host}/ai-gateway/mlflow/v1", direct_route(host)]
+    return [*on_gateway, *own_routes(host), direct_route(host)]
+
+
+def own_routes(host: str) -> list[str]:
+    """The routes of the gateway on the workspace's own host, which know model services."""
+    return [f"{host}/ai-gateway/mlflow/v1", f"{host}/ai-gateway/openai/v1"]
 
 
 def direct_route(host: str) -> str:
@@ -50,28 +80,26 @@ def direct_route(host: str) -> str:
     return f"{host}/serving-endpoints"
 
 
-def choose_routes(settings: HermesSettings, prover: Prover | None) -> Routes:
-    """Decide where Hermes will find its two models.
+def default_route(host: str, gateway: str) -> str:
+    """The base URL that is written where none was proved."""
+    return f"{gateway}/openai" if gateway else direct_route(host)
+
+
+def places(host: str, gateway: str, model: str) -> list[Place]:
+    """Where a model may answer and under which name, best first.
+
+    A serving endpoint may be on any route; a model service is on gateway routes alone, and first on the workspace's own.
+    The workspace's own OpenAI route is asked for a service only: it came with them.
 
     Arguments:
-        settings: checked settings with a host.
-        prover: asks the routes; None writes the defaults unasked.
-
-    Returns:
-        The first route that serves each model; the default where none was proved.
+        host: the workspace's URL.
+        gateway: the AI Gateway's, or "".
+        model: any of its names.
     """
-    urls = candidate_routes(settings.host, settings.gateway)
-    default = urls[0] if settings.gateway else urls[-1]
-    last = Place(direct_route(settings.host), settings.fallback_model)
-    if prover is None:
-        fallback = Place(default, settings.fallback_model)
-        return Routes(Place(default, settings.model), fallback, last)
-    primary = prover.first(urls, settings.model) or default
-    # The primary's own route goes first: then one provider does for both models.
-    second = prover.first([primary, *urls], settings.fallback_model) or primary
-    direct = prover.serves(last.base_url, last.model) is not False
-    return Routes(
-        Place(primary, settings.model),
-        Place(second, settings.fallback_model),
-        last if direct else None,
-    )
+    old, new = names_of(model)
+    mlflow, native = own_routes(host)
+    legacy = [url for url in candidate_routes(host, gateway) if url.startswith(f"{gateway}/")]
+    on_legacy = [Place(url, old or new) for url in (legacy if gateway else [])]
+    own = [Place(mlflow, new), Place(mlflow, old), Place(native, new)]
+    found = [*on_legacy, *own] if old else [*own, *on_legacy]
+    return [p for p in dict.fromkeys([*found, Place(direct_route(host), old)]) if p.model]

@@ -1,4 +1,4 @@
-"""What the environment asks for, checked, and whose token Hermes gets."""
+"""What the environment asks for, checked. No network, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes.login import find_credentials
-from hermes.trust import trusts_gateway
-from hermes.urls import SettingError, clean_gateway, clean_url, ensure_https
-from utils import get_gateway_host
+from hermes.urls import SettingError, clean_gateway, clean_url, ensure_https, workspace_id
 
 HERMES = "hermes-agent[mcp]==0.19.0"
 MCP_DEFAULTS = {
@@ -37,6 +34,7 @@ class HermesSettings:
     prove: bool
     package: str
     mcp_servers: dict[str, str]
+    workspace_id: str = ""  # as it was given; a host may serve several workspaces
 
 
 def read_flag(env: Mapping[str, str], name: str) -> bool:
@@ -61,83 +59,95 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
 
 
 def read_settings(env: Mapping[str, str]) -> HermesSettings:
-    """Read and check every setting; asks databricks-sdk for what is missing and probes the gateway.
+    """Read and check every setting. It asks nobody: see `hermes.login.load_settings` for what is still missing.
 
     Arguments:
         env: the environment.
 
     Returns:
-        The settings; an empty token where there is none yet.
+        The settings as they were given, without a gateway.
 
     Raises:
         SettingError: for the first setting that cannot be used.
     """
     home = read_home(env)
+    package = _read_package(env)
+    servers = _read_servers(env)
+    host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
+    read_gateway(env)
+    clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
+    token = env.get("DATABRICKS_TOKEN", "").strip()
+    check_token(token)
+    return HermesSettings(
+        home=home,
+        host=host,
+        token=token,
+        gateway="",
+        origin="",
+        gateway_origin="",
+        model=_read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7"),
+        fallback_model=_read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6"),
+        prove=read_flag(env, "HERMES_PROVE"),
+        package=package,
+        mcp_servers=servers,
+        workspace_id=_read_workspace_id(env),
+    )
+
+
+def read_gateway(env: Mapping[str, str]) -> str:
+    """The gateway that `DATABRICKS_GATEWAY_HOST` names; "" where it names none, or is still the template's placeholder.
+
+    Raises:
+        SettingError: where it is not valid.
+    """
+    given = env.get("DATABRICKS_GATEWAY_HOST", "")
+    return clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in given else given)
+
+
+def check_token(token: str) -> None:
+    """Refuse what cannot be a token.
+
+    Raises:
+        SettingError: without the token in it.
+    """
+    problem = ""
+    if re.fullmatch(r"""(["']).*\1""", token):
+        problem = "it is in quotes (not shown); expected the plain token"
+    elif not re.fullmatch("[!-~]*", token):
+        problem = "it holds a space or a control character (not shown); expected one plain token"
+    if problem:
+        raise SettingError(f"DATABRICKS_TOKEN: {problem}")
+
+
+def _read_package(env: Mapping[str, str]) -> str:
     package = env.get("HERMES_PIP_URL", "").strip() or HERMES
     for pattern, wrong in (("-", "starts with '-'"), (r".*//[^/]*@", "holds user info")):
         if re.match(pattern, package, re.DOTALL):
             raise SettingError(
                 f"HERMES_PIP_URL: it {wrong} (not shown); expected a package, a path or a plain URL"
             )
+    return package
+
+
+def _read_servers(env: Mapping[str, str]) -> dict[str, str]:
+    """The MCP servers' URLs by name; "" for one that is to be left out."""
     servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
-    explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
-    for key, url in [
-        *((MCP_DEFAULTS[name][0], url) for name, url in servers.items()),
-        ("TEAM_MEMORY_MCP_URL", memory),
-    ]:
-        clean_url(key, url)
-    host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
-    explicit = clean_gateway("DATABRICKS_GATEWAY_HOST", "" if "<" in explicit else explicit)
-    clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
-    workspace_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
-    if not re.fullmatch("[0-9]{0,20}", workspace_id):
+    for name, url in servers.items():
+        clean_url(MCP_DEFAULTS[name][0], url)
+    clean_url("TEAM_MEMORY_MCP_URL", memory)
+    found = {name: ensure_https(url) for name, url in servers.items()}
+    return found | ({"team-memory": f"{ensure_https(memory)}/mcp"} if memory else {})
+
+
+def _read_workspace_id(env: Mapping[str, str]) -> str:
+    """The workspace's id from its setting, or as it was copied with the host; "" where neither holds one."""
+    given = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
+    if not re.fullmatch("[0-9]{0,20}", given):
         raise SettingError(
-            f"DATABRICKS_WORKSPACE_ID: {workspace_id[:100]!r} is not valid; expected digits"
+            f"DATABRICKS_WORKSPACE_ID: {given[:100]!r} is not valid; expected digits"
         )
-    prove = read_flag(env, "HERMES_PROVE")
-    model = _read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7")
-    fallback_model = _read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6")
-    host, token, origin = find_credentials(env, home, host)
-    if re.fullmatch(r"""(["']).*\1""", token):
-        raise SettingError(
-            "DATABRICKS_TOKEN: it is in quotes (not shown); expected the plain token"
-        )
-    if not re.fullmatch("[!-~]*", token):
-        raise SettingError(
-            "DATABRICKS_TOKEN: it holds a space or a control character (not shown); expected one plain token"
-        )
-    if token and not host:
-        raise SettingError(
-            "DATABRICKS_HOST: it is not set; expected the workspace's URL, like https://adb-1.2.azuredatabricks.net"
-        )
-    # The host as it was given, since it may hold the id in `?o=`.
-    given = {**env, "DATABRICKS_HOST": env.get("DATABRICKS_HOST", "").strip() or host}
-    gateway = clean_gateway("_GATEWAY_RESOLVED", get_gateway_host(given)) if token else ""
-    if gateway not in ("", explicit) and not trusts_gateway(host, gateway):
-        raise SettingError(
-            f"_GATEWAY_RESOLVED: {gateway!r} is in another cloud than {host}; expected DATABRICKS_GATEWAY_HOST to say so"
-        )
-    if "_GATEWAY_RESOLVED" in env:
-        source = "found by a parent process"
-    elif gateway == explicit:
-        source = "from DATABRICKS_GATEWAY_HOST, not probed"
-    else:
-        source = f"derived from {'DATABRICKS_WORKSPACE_ID' if workspace_id else 'DATABRICKS_HOST'}; it answered"
-    return HermesSettings(
-        home=home,
-        host=host,
-        token=token,
-        gateway=gateway,
-        origin=origin,
-        gateway_origin=source,
-        model=model,
-        fallback_model=fallback_model,
-        prove=prove,
-        package=package,
-        mcp_servers={name: ensure_https(url) for name, url in servers.items()}
-        | ({"team-memory": f"{ensure_https(memory)}/mcp"} if memory else {}),
-    )
+    return given or workspace_id(env.get("DATABRICKS_HOST", ""))
 
 
 def _read_model(env: Mapping[str, str], name: str, default: str) -> str:

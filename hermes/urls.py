@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 
@@ -67,38 +68,39 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
     url = ensure_https(value)
     if not url:
         return ""
-    # Checked before urlsplit, which drops tabs and newlines without a word.
-    problem = (
-        ""
-        if re.fullmatch(r"[!-\[\]-~]+", url)
-        else "it holds a space, a backslash, a control or a non-ASCII character"
-    )
-    if not problem:
-        try:
-            parts = urlsplit(url)
-            host, port = (parts.hostname or "").removesuffix("."), parts.port
-        except ValueError:
-            problem = (
-                "its port is no number from 1 to 65535"
-                if re.search(r":[^]/]*(/|$)", url[8:])
-                else "it is no host name"
-            )
-    if not problem:
-        local = host in ("localhost", "127.0.0.1", "::1")
-        if parts.scheme != "https" and not (local and parts.scheme == "http"):
-            problem = "only https:// keeps a token private"
-        elif "@" in parts.netloc:
-            problem = "it holds user info"
-        elif port == 0 or parts.netloc.endswith(":"):
-            problem = "its port is no number from 1 to 65535"
-        elif not local and not _HOST_NAME.fullmatch(host):
-            problem = "it is no host name"
-    if problem:
+    try:
+        parts, host, port = _split(url)
+    except ValueError as error:
         raise SettingError(
-            f"{setting}: {shown(value)} is not valid ({problem}); expected something like https://host.example"
-        )
+            f"{setting}: {shown(value)} is not valid ({error}); expected something like"
+            " https://host.example"
+        ) from None
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")
+
+
+def _split(url: str) -> tuple[SplitResult, str, int | None]:
+    """A URL's parts, its host and its port; ValueError says what is wrong with it."""
+    # Checked before urlsplit, which drops tabs and newlines without a word.
+    if not re.fullmatch(r"[!-\[\]-~]+", url):
+        raise ValueError("it holds a space, a backslash, a control or a non-ASCII character")
+    port_is_wrong = "its port is no number from 1 to 65535"
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").removesuffix("."), parts.port
+    except ValueError:
+        has_port = re.search(r":[^]/]*(/|$)", url[8:])
+        raise ValueError(port_is_wrong if has_port else "it is no host name") from None
+    local = host in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (local and parts.scheme == "http"):
+        raise ValueError("only https:// keeps a token private")
+    if "@" in parts.netloc:
+        raise ValueError("it holds user info")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError(port_is_wrong)
+    if not local and not _HOST_NAME.fullmatch(host):
+        raise ValueError("it is no host name")
+    return parts, host, port
 
 
 def clean_gateway(setting: str, value: str) -> str:
@@ -286,6 +288,14 @@ def why_unreachable(error: Exception) -> str:
 def as_dict(value: object) -> dict[str, Any]:
     """A mapping; anything else is an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def as_json(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object; {} where it is none."""
+    try:
+        return as_dict(json.loads(body.decode("utf-8", "replace")))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def shown(value: str) -> str:

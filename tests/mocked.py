@@ -67,6 +67,8 @@ def serve(*served: tuple[str, str], otherwise: tuple[int, object] = NOT_FOUND) -
         {"name": "not-chat", "task": "llm/v1/embeddings"},
     ]
     responses.get(f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": listed})
+    for path in ("2.0/serving-endpoints:foundation-models", "2.1/unity-catalog/model-services"):
+        responses.get(f"{HOST}/api/{path}", status=404)
 
 
 def routes_at(

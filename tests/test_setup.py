@@ -22,8 +22,8 @@ from tests.test_utils import AZURE_GATEWAY, ID
 @pytest.mark.parametrize(
     ("served", "env_more", "code", "last"),
     [
-        ([(MLFLOW, OPUS_4_7)], {}, 0, f"OK: {OPUS_4_7} answers on {MLFLOW}."),
-        ([], {}, 1, "Not served: "),
+        ([(MLFLOW, OPUS_4_7)], {}, 0, "yes: direct serving does not answer for "),
+        ([], {}, 1, "no: nothing that setup can write would answer. "),
         ([], {"DATABRICKS_TOKEN": " "}, 1, "No Databricks token"),
     ],
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from nicegui import ui
 
-from hermes.install import read_learnt
-from hermes.proof import Answer, Prover
-from hermes.report import route_bases, short, verdict
-from hermes.routes import choose_routes
-from hermes.settings import read_settings
+from hermes.answers import Answer
+from hermes.choice import prove
+from hermes.learnt import read_learnt
+from hermes.login import load_settings
+from hermes.report import route_bases, short, substitution, verdict
 from hermes.urls import SettingError
 from webapp.files.panel import FilesPanel
 from webapp.panel import ICON, SHORTCUTS, Panel, age, element
@@ -154,12 +154,11 @@ def ask_routes(settings: AppSettings) -> _Report:
         if not env.get("DATABRICKS_TOKEN", "").strip():
             # The SDK's own words for a missing login are better than the setup's silence.
             env = settings.shell_env | {"DATABRICKS_TOKEN": bearer(log_in(settings))}
-        wanted = read_settings(env)
-        prover = Prover(wanted.token, read_learnt(wanted.home))
-        routes = choose_routes(wanted, prover)
-        served = prover.serves(routes.primary.base_url, routes.primary.model)
-        line = f"{wanted.model} answers." if served else verdict(wanted, prover)
-        return _Report(line, route_bases(wanted), prover.answers)
+        wanted = load_settings(env)
+        proof = prove(wanted, read_learnt(wanted.home))
+        answers = f"{proof.routes.primary.model} answers."
+        line = f"{substitution(proof)} {answers}" if proof.answers_at_all else verdict(proof)
+        return _Report(line.strip(), route_bases(wanted), list(proof.answers))
     except SettingError as error:
         return _Report(str(error))
     except Exception as error:  # no login, no network: whatever it is, the panel says it

@@ -1,15 +1,18 @@
 """Hermes's own plugin: what it sends to a Databricks host, as Databricks takes it; to any other host, as ever.
 
-Setup copies this folder to `~/.hermes/plugins/model-providers/databricks/`; Hermes imports it there at first use, in its own
-Python. It stands in for Hermes's bundled profile "custom", and keeps what that does. What setup learnt of this workspace is
-in `learnt.json` beside it, read anew for each request:
+Setup copies this folder to `~/.hermes/plugins/model-providers/databricks/`; Hermes imports it there at first use, in its
+own Python. It stands in for Hermes's bundled profile "custom", and keeps what that does. What setup learnt of this
+workspace is in `learnt.json` beside it, read anew for each request:
 
     {"hosts": ["gateway.example"],
      "max_tokens": 4096,
-     "models": {"<model>": {"<base url>": {"max_tokens": 25000, "cache": "all" | "no-tools" | "none"}}}}
+     "models": {"<model>": {"<base url>":
+         {"max_tokens": 25000, "cache": "all" | "no-tools" | "none", "workspace_id": "123"}}}}
 
-`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this endpoint takes; `cache` is
-where it takes cache marks. Nothing here raises into a chat: what cannot be adapted is sent as it was.
+`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this endpoint takes; `cache`
+is where it takes cache marks; `workspace_id` is named where a host serves several workspaces. A model is called what
+it is called on that route: `databricks-<model>` or `system.ai.<model>`. Nothing here raises into a chat: what cannot be
+adapted is sent as it was.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from .keys import current_headers
 
 Message = dict[str, Any]
 
+# Host names that end so are Databricks': workspaces, and gateways whichever their form.
 DOMAINS = "azuredatabricks.net azuredatabricks.us databricks.azure.us databricks.azure.cn"
 DOMAINS += " cloud.databricks.com gcp.databricks.com databricks.us cloud.databricks.mil"
 NAMES = tuple(
@@ -96,23 +100,19 @@ def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
 
 def _plain(message: Message) -> Message:
     """A message without a `name`, which only a user's may have, and with no empty text beside tool calls."""
-    kept = {
-        key: value
-        for key, value in message.items()
-        if key != "name" or message.get("role") == "user"
-    }
-    if message.get("role") == "assistant" and message.get("tool_calls"):
-        content = message.get("content")
-        if isinstance(content, list):
-            content = [
-                part
-                for part in content
-                if part and (part.get("type") != "text" or part.get("text"))
-            ]
-        kept["content"] = (
-            content or " "
-        )  # as the vendor's own client does: databricks-openai 0.18.0
+    role = message.get("role")
+    kept = {key: value for key, value in message.items() if key != "name" or role == "user"}
+    if role == "assistant" and message.get("tool_calls"):
+        # One space, as the vendor's own client has it: databricks-openai 0.18.0.
+        kept["content"] = _not_empty(message.get("content")) or " "
     return kept
+
+
+def _not_empty(content: Any) -> Any:
+    """Content without the parts that are empty text."""
+    if not isinstance(content, list):
+        return content
+    return [part for part in content if part and (part.get("type") != "text" or part.get("text"))]
 
 
 def _one_call_each(messages: list[Message]) -> list[Message]:
@@ -170,41 +170,60 @@ def _profile(bundled: Any) -> Any:
 
     class Databricks(type(bundled)):  # type: ignore[misc]
         def prepare_messages(self, messages: list[Message]) -> Any:
-            """Keep the messages for the next hook, which is told where they go."""
+            """Keep the messages for the next hook, which learns where they go."""
             seen.messages = super().prepare_messages(messages)
             return seen.messages
 
         def build_api_kwargs_extras(self, **context: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            """What is merged over the request; a title's or a summary's comes here alone, and without a session."""
+            """What is merged over the request."""
             messages = seen.__dict__.pop("messages", None)
             body, fields = super().build_api_kwargs_extras(**context)
             with contextlib.suppress(Exception):  # whatever it is, the chat goes on
-                model, base_url, learnt = (
-                    str(context.get("model")),
-                    str(context.get("base_url")),
-                    _learnt(),
-                )
-                if is_databricks(base_url, learnt):
-                    adapted = (
-                        adapt(messages, model, base_url, learnt)
-                        if messages and "session_id" in context
-                        else {}
-                    )
-                    # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0 stumbles.
-                    left_out = "reasoning_effort" if "claude" in model.lower() else ""
-                    fields = {
-                        key: value for key, value in fields.items() if key != left_out
-                    } | adapted
-                    body = {
-                        key: value for key, value in body.items() if key not in ("think", "options")
-                    }  # Ollama's
-                    fields |= current_headers(base_url)
+                body, fields = _adapted(body, fields, messages, context)
             return body, fields
 
     profile = copy.copy(bundled)
     profile.__class__ = Databricks
     profile.aliases += NAMES
     return profile
+
+
+def _adapted(
+    body: dict[str, Any], fields: dict[str, Any], messages: Any, context: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the bundled profile adds to a request, as a Databricks host takes it; for any other host as it is.
+
+    Arguments:
+        body: what goes into the request's `extra_body`.
+        fields: what is merged over the request.
+        messages: the conversation; None for a title or a summary, which comes without a session too.
+        context: the model, the base URL and the session.
+    """
+    model, base_url = str(context.get("model")), str(context.get("base_url"))
+    learnt = _learnt()
+    if not is_databricks(base_url, learnt):
+        return body, fields
+    # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0 stumbles.
+    left_out = "reasoning_effort" if "claude" in model.lower() else ""
+    fields = {key: value for key, value in fields.items() if key != left_out}
+    if messages and "session_id" in context:
+        fields |= adapt(messages, model, base_url, learnt)
+    headers = _workspace_header(_facts(learnt, model, base_url))
+    with contextlib.suppress(Exception):  # Hermes's own key stays then
+        keyed = current_headers(base_url).get("extra_headers", headers)
+        keyed.update(headers)
+        headers = keyed
+    fields |= {"extra_headers": headers} if headers else {}
+    ollamas = ("think", "options")
+    return {key: value for key, value in body.items() if key not in ollamas}, fields
+
+
+def _workspace_header(facts: dict[str, Any]) -> dict[str, str]:
+    """The header that tells which workspace of a host is meant, as databricks-sdk sends it."""
+    known = facts.get("workspace_id")
+    return (
+        {"X-Databricks-Workspace-Id": known} if isinstance(known, str) and known.isdecimal() else {}
+    )
 
 
 with contextlib.suppress(ImportError):  # setup's Python has no Hermes

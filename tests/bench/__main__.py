@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermes.proof import Prover
-from hermes.routes import choose_routes
-from hermes.settings import read_settings
+from hermes.choice import prove
+from hermes.learnt import Learnt
+from hermes.login import load_settings
 from tests.bench.files import file_rows
 from tests.bench.keep import keep_rows
 from tests.bench.terminal import Row, terminal_rows
@@ -75,8 +75,7 @@ def gateway_rows() -> Iterator[Row]:
     with StandIn(gateway="black-holed") as workspace, inside(workspace) as env:
 
         def resolve_and_prove() -> None:
-            settings = read_settings(env)
-            choose_routes(settings, Prover(settings.token))
+            prove(load_settings(env), Learnt())
 
         with contextlib.redirect_stderr(io.StringIO()):
             seconds = median(resolve_and_prove)

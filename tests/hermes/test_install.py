@@ -14,7 +14,8 @@ import requests
 import responses
 
 import setup_hermes
-from hermes import install, provider
+from hermes import provider
+from hermes.learnt import PLUGIN
 from setup_hermes import main
 from tests.conftest import until
 from tests.mocked import (
@@ -195,13 +196,13 @@ def test_uv_shows_its_progress_to_a_person(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_plugin_is_brought_whole_and_kept_up_to_date(env: dict[str, str], home: Path) -> None:
-    folder = home / install.PLUGIN
+    folder = home / PLUGIN
     env["HERMES_PROVE"] = "false"
     assert main([], env) == 0
     ours = {f.name: f.read_bytes() for f in Path(provider.__file__).parent.glob("*.*")}
     assert {f.name: f.read_bytes() for f in folder.iterdir() if f.name != "learnt.json"} == ours
     assert json.loads((folder / "learnt.json").read_text())["hosts"] == [
-        urlsplit(AZURE_GATEWAY).hostname
+        urlsplit(url).hostname for url in (AZURE_GATEWAY, HOST)
     ]
     stamps = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
     assert main([], env) == 0
@@ -220,7 +221,7 @@ def test_a_plugin_of_somebody_else_stays_and_is_said(
     env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """This is also how to leave ours out: an empty file in its place."""
-    theirs = home / install.PLUGIN / "__init__.py"
+    theirs = home / PLUGIN / "__init__.py"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("")
     for _ in range(2):
@@ -232,16 +233,30 @@ def test_a_plugin_of_somebody_else_stays_and_is_said(
 @pytest.mark.fault("file")
 @pytest.mark.parametrize(
     "odd",
-    ["[]", "{", '{"files": 3, "models": []}', "[" * 10000, '{"models": {"m": 3, "n": {"u": 3}}}'],
+    [
+        "[]",
+        "{",
+        '{"files": 3, "models": []}',
+        "[" * 10000,
+        '{"models": {"m": 3, "n": {"u": 3}}}',
+        '{"retired": [3, null]}',
+        '{"retired": 3}',
+    ],
 )
 def test_an_odd_memory_of_what_was_learnt_stops_nothing(
     odd: str, env: dict[str, str], home: Path
 ) -> None:
-    state = home / install.PLUGIN / "learnt.json"
+    state = home / PLUGIN / "learnt.json"
     state.parent.mkdir(parents=True)
     state.write_text(odd)
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
-    assert json.loads(state.read_text()).keys() == {"hosts", "max_tokens", "models", "files"}
+    assert json.loads(state.read_text()).keys() == {
+        "hosts",
+        "max_tokens",
+        "models",
+        "retired",
+        "files",
+    }
 
 
 @pytest.mark.parametrize(
@@ -253,4 +268,4 @@ def test_the_users_own_cap_reaches_the_plugin(
     (home / ".hermes").mkdir()
     (home / ".hermes" / "config.yaml").write_text(f"model: {{default: m, max_tokens: {given}}}\n")
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
-    assert json.loads((home / install.PLUGIN / "learnt.json").read_text())["max_tokens"] == cap
+    assert json.loads((home / PLUGIN / "learnt.json").read_text())["max_tokens"] == cap

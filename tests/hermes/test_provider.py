@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hermes import urls
-from hermes.provider import DOMAINS, adapt, is_databricks
+from hermes.provider import DOMAINS, adapt, family, is_databricks
 from tests.conftest import ROOT
 
 Body = dict[str, Any]
@@ -330,6 +330,40 @@ def test_a_small_request_keeps_its_own_messages(plugin: tuple[Any, Path]) -> Non
         {"kept": 1},
         {"kept": 2},
     )
+
+
+def test_a_host_of_several_workspaces_is_told_which(plugin: tuple[Any, Path]) -> None:
+    """In each request, titles and summaries included; what is no id is left out."""
+    profile, learnt = plugin
+    for known, expected in (
+        ("123", {"X-Databricks-Workspace-Id": "123"}),
+        ("1\r\nX: y", None),
+        (7, None),
+    ):
+        learnt.write_text(json.dumps({"models": {CLAUDE: {URL: {"workspace_id": known}}}}))
+        _, title = profile.build_api_kwargs_extras(model=CLAUDE, base_url=URL)
+        for fields in (request(profile, [user()])[1], title):
+            assert fields.get("extra_headers") == expected
+        assert "extra_headers" not in request(profile, [user()], model=GPT)[1]
+
+
+def test_a_model_services_name_is_of_the_same_family(plugin: tuple[Any, Path]) -> None:
+    profile, learnt = plugin
+    url, service = (
+        "https://adb-1.2.azuredatabricks.net/ai-gateway/mlflow/v1",
+        "system.ai.claude-opus-4-7",
+    )
+    learnt.write_text(json.dumps({"models": {service: {url: {"max_tokens": 9, "cache": "all"}}}}))
+    fields = request(profile, [user()], model=service, base_url=url)[1]
+    assert (fields["messages"], fields["max_tokens"]) == ([user(marked("hello"))], 9)
+    families = {
+        "claude-opus-5": "claude",
+        "gpt-6": "gpt",
+        "gpt-oss-120b": "open",
+        "kimi-k3": "open",
+        "gemini-3-1-pro": "gemini",
+    }
+    assert {name: family(f"system.ai.{name}") for name in families} == families
 
 
 def test_what_is_learnt_counts_from_the_next_request_on(plugin: tuple[Any, Path]) -> None:

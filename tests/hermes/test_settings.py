@@ -11,8 +11,8 @@ import responses
 from hermes import login
 from hermes import settings as settings_module
 from hermes.config import refresh_token
-from hermes.login import sdk_config
-from hermes.settings import read_flag, read_home, read_settings
+from hermes.login import load_settings, sdk_config
+from hermes.settings import read_flag, read_home
 from setup_hermes import main
 from tests.mocked import (
     HOST,
@@ -138,7 +138,7 @@ def test_a_home_that_is_not_set_is_the_apps(
     "resolved", [f"{AZURE_GATEWAY}/openai\n", f" {AZURE_GATEWAY.removeprefix('https://')}/"]
 )
 def test_a_parents_gateway_is_cut_back_to_its_base(resolved: str, env: dict[str, str]) -> None:
-    assert read_settings(env | {"_GATEWAY_RESOLVED": resolved}).gateway == AZURE_GATEWAY
+    assert load_settings(env | {"_GATEWAY_RESOLVED": resolved}).gateway == AZURE_GATEWAY
 
 
 def test_settings_are_trimmed(env: dict[str, str]) -> None:
@@ -147,7 +147,7 @@ def test_settings_are_trimmed(env: dict[str, str]) -> None:
         "DATABRICKS_HOST": f" {AZURE.upper()}/?o=1 ",
         "HERMES_MODEL": " m\n",
     }
-    settings = read_settings(env | more)
+    settings = load_settings(env | more)
     assert (settings.token, settings.host, settings.model) == (TOKEN, HOST, "m")
     assert TOKEN not in repr(settings)
 
@@ -196,7 +196,7 @@ def test_a_gateway_of_the_same_cloud_or_a_given_one_is_taken(env: dict[str, str]
             elsewhere,
         ),
     ):
-        assert read_settings(env | more).gateway == gateway
+        assert load_settings(env | more).gateway == gateway
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_gateway_of_the_same_cloud_or_a_given_one_is_taken(env: dict[str, str]
 )
 def test_team_memory_ends_in_mcp_once(url: str, env: dict[str, str]) -> None:
     assert (
-        read_settings(env | {"TEAM_MEMORY_MCP_URL": url}).mcp_servers["team-memory"]
+        load_settings(env | {"TEAM_MEMORY_MCP_URL": url}).mcp_servers["team-memory"]
         == "https://memory.example/mcp"
     )
 
@@ -242,7 +242,7 @@ def test_a_chosen_profile_says_where_the_host_is_from(
     responses.get(f"{HOST}/.well-known/databricks-config", status=404)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABRICKS_CONFIG_PROFILE", "work")
-        settings = read_settings(with_profiles | {"DATABRICKS_CONFIG_PROFILE": "work"})
+        settings = load_settings(with_profiles | {"DATABRICKS_CONFIG_PROFILE": "work"})
     assert (settings.host, settings.token) == (HOST, "dapi-work")
     assert settings.origin == f"{HOST} is from profile work in {home}/.databrickscfg"
 
@@ -278,7 +278,7 @@ def test_a_profile_that_will_not_do_is_one_line_and_exit_2(
 def test_the_given_host_wins_over_a_profiles(with_profiles: dict[str, str]) -> None:
     responses.get(f"{HOST}/.well-known/databricks-config", status=404)
     env = with_profiles | {"DATABRICKS_HOST": HOST}
-    settings = read_settings(env)
+    settings = load_settings(env)
     assert (settings.host, settings.token, settings.origin) == (HOST, "dapi-work", "")
 
 
@@ -325,14 +325,14 @@ def test_a_credential_that_is_no_bearer_is_no_token(
 
     monkeypatch.setattr(login, "sdk_config", lambda *_, **__: Basic())
     del env["DATABRICKS_TOKEN"]
-    assert read_settings(env).token == ""
+    assert load_settings(env).token == ""
 
 
 @responses.activate
 def test_the_id_that_was_copied_with_the_host_finds_the_gateway(env: dict[str, str]) -> None:
     del env["_GATEWAY_RESOLVED"]
     responses.get(AWS_GATEWAY, status=404)
-    settings = read_settings(env | {"DATABRICKS_HOST": f"https://{AWS}/?o={ID}"})
+    settings = load_settings(env | {"DATABRICKS_HOST": f"https://{AWS}/?o={ID}"})
     assert (settings.host, settings.gateway) == (f"https://{AWS}", AWS_GATEWAY)
     assert len(responses.calls) == 1
 
@@ -343,5 +343,5 @@ def test_without_a_token_no_gateway_is_asked(
 ) -> None:
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     given = {k: v for k, v in env.items() if k not in ("_GATEWAY_RESOLVED", "DATABRICKS_TOKEN")}
-    assert read_settings(given).gateway == ""
+    assert load_settings(given).gateway == ""
     assert len(responses.calls) == 0

@@ -411,7 +411,7 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         line(page, "AI Gateway")
         page.keyboard.press("Control+Shift+G")
         routes = dialog(page, "Routes")
-        expect(routes).to_contain_text(f"{OPUS_4_7} is served on none of these routes.")
+        expect(routes).to_contain_text(f"{OPUS_4_7} does not answer: until it does, Hermes uses")
         expect(routes).to_contain_text("AI Gateway is not enabled for this workspace")
         expect(routes.get_by_label("does not serve the model", exact=True)).not_to_have_count(0)
         expect(routes.get_by_label("serves the model", exact=True)).to_have_count(1)
@@ -453,7 +453,7 @@ def test_the_routes_panel_is_there_when_setup_failed(
         page = window(served.url)
         page.keyboard.press("Control+Shift+G")
         expect(dialog(page, "Routes")).to_contain_text(
-            "token rejected or not permitted", timeout=60_000
+            "token rejected: Invalid access token.", timeout=60_000
         )
         expect(dialog(page, "Routes").get_by_label("not known")).not_to_have_count(0)
 
@@ -498,7 +498,7 @@ def test_the_routes_are_asked_with_a_token_and_never_with_the_secret(
         raise ValueError("enough")
 
     del env["DATABRICKS_TOKEN"]
-    monkeypatch.setattr(panel, "read_settings", read)
+    monkeypatch.setattr(panel, "load_settings", read)
     monkeypatch.setattr(panel, "log_in", lambda settings: Login(lambda: "fresh"))
     report = ask_routes(
         read_settings(env | {"DATABRICKS_CLIENT_ID": "id", "DATABRICKS_CLIENT_SECRET": "hidden"})

@@ -1,0 +1,196 @@
+"""Which places Hermes gets: the wanted model where it answers, else the fallback, else the best model that does.
+
+`prove` is the whole sequence, for setup, `--check`, the deployment and the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from hermes.answers import Answer
+from hermes.client import Client
+from hermes.learnt import Learnt
+from hermes.models import Catalog, names_of
+from hermes.proof import Prover
+from hermes.routes import Place, Routes, default_route, direct_route, own_routes, places
+from hermes.settings import HermesSettings
+
+SUBSTITUTES = 6  # models that are asked for at most where neither of the two answers
+
+
+class Choice(Enum):
+    """Whose model Hermes gets."""
+
+    WANTED = auto()
+    FALLBACK = auto()  # the wanted model answers nowhere
+    SUBSTITUTE = auto()  # neither does
+    NOTHING = auto()  # nor does any other
+    UNASKED = auto()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was asked for, what was chosen, and why.
+
+    `direct` is what direct serving says to the wanted model's endpoint; None where that was not asked.
+    """
+
+    settings: HermesSettings
+    routes: Routes
+    choice: Choice
+    learnt: Learnt
+    answers: tuple[Answer, ...] = ()
+    others: tuple[str, ...] = ()  # chat models that could be set instead
+    direct: Answer | None = None
+
+    @property
+    def answers_at_all(self) -> bool:
+        """Whether Hermes will answer, as far as was asked."""
+        return self.choice not in (Choice.NOTHING, Choice.UNASKED)
+
+    def proved(self, place: Place) -> bool:
+        """Whether a place was seen to serve its model."""
+        return any(a.serves for a in self.answers if a.place == place)
+
+
+def prove(
+    settings: HermesSettings, learnt: Learnt, list_models: bool = False, ask_direct: bool = False
+) -> Proof:
+    """Ask where both models answer, and choose.
+
+    Arguments:
+        settings: checked settings with a host and a token.
+        learnt: what an earlier run learnt.
+        list_models: list what else each chosen route serves.
+        ask_direct: ask direct serving for the wanted model too, whether or not another place has it.
+    """
+    client = Client(settings.token)
+    prover = Prover(client, settings.workspace_id, learnt)
+    chooser = _Chooser(settings, prover, Catalog(settings.host, client.get))
+    choice, routes = chooser.choose(ask_direct)
+    if list_models:
+        routes = chooser.with_models(routes)
+    return Proof(
+        settings,
+        routes,
+        choice,
+        prover.learnt,
+        tuple(prover.answers),
+        chooser.others() if choice is Choice.NOTHING else (),
+        chooser.direct,
+    )
+
+
+def unproved(settings: HermesSettings, learnt: Learnt) -> Proof:
+    """The defaults, unasked."""
+    base_url = default_route(settings.host, settings.gateway)
+    fallback = Place(base_url, settings.fallback_model)
+    last = Place(direct_route(settings.host), settings.fallback_model)
+    routes = Routes(Place(base_url, settings.model), fallback, last)
+    return Proof(settings, routes, Choice.UNASKED, learnt)
+
+
+class _Chooser:
+    """One choice; what was asked for it is in `prover.answers`."""
+
+    def __init__(self, settings: HermesSettings, prover: Prover, catalog: Catalog) -> None:
+        self.settings, self.prover, self.catalog = settings, prover, catalog
+        self.direct: Answer | None = None
+
+    def choose(self, ask_direct: bool) -> tuple[Choice, Routes]:
+        """Find the two models; or another, where neither is there."""
+        settings = self.settings
+        wanted = self._find(settings.model)
+        if ask_direct:
+            self.direct = self._ask_direct(settings.model)
+        # The primary's own route goes first: then one provider does for both models.
+        fallback = self._find(settings.fallback_model, wanted.base_url if wanted else "")
+        if wanted or fallback:
+            choice = Choice.WANTED if wanted else Choice.FALLBACK
+            primary = wanted or fallback
+        else:
+            primary = self._find_substitute()
+            choice = Choice.SUBSTITUTE if primary else Choice.NOTHING
+        if primary is None:
+            unasked = unproved(settings, self.prover.learnt).routes
+            return choice, Routes(unasked.primary, unasked.fallback, self._last(fallback))
+        return choice, Routes(
+            primary,
+            fallback or primary,
+            self._last(primary if choice is Choice.SUBSTITUTE else fallback),
+        )
+
+    def with_models(self, routes: Routes) -> Routes:
+        """The same routes, with what each of them offers."""
+        chain = [p for p in (routes.primary, routes.fallback, routes.direct) if p]
+        models = {}
+        for url in dict.fromkeys(place.base_url for place in chain):
+            there = [place for place in chain if place.base_url == url]
+            services = any(p.is_service for p in there) and url in own_routes(self.settings.host)
+            retired = self.prover.learnt.is_retired(Place(url, "databricks-any"))
+            offered = self.catalog.offered(url, services, not retired)
+            models[url] = {p.model: self.catalog.window(p.model) for p in there} | offered
+        known = (
+            any(self.catalog.endpoints) or self.catalog.services.types or self.catalog.foundations
+        )
+        return replace(routes, models=models if known else {})
+
+    def others(self) -> tuple[str, ...]:
+        """What a person may set instead, where nothing could be chosen: what was not asked for yet."""
+        if not self._was_refused():
+            return ()
+        tried = {names_of(answer.model) for answer in self.prover.answers}
+        url = direct_route(self.settings.host)
+        offered = self.catalog.offered(url, services=False, old_names=True)
+        return tuple(model for model in offered if names_of(model) not in tried)
+
+    def _find(self, model: str, base_url: str = "") -> Place | None:
+        """The first place that serves a model; those at this base URL are asked first."""
+        found = places(self.settings.host, self.settings.gateway, model)
+        learnt = self.prover.learnt
+
+        def rank(place: Place) -> tuple[bool, bool, bool]:
+            # The first place stays first wherever it may answer; what was refused for good goes last.
+            first = place == found[0] or learnt.served(place)
+            return learnt.is_retired(place), place.base_url != base_url, not first
+
+        asked = (p for p in sorted(found, key=rank) if self._is_worth_asking(p, model))
+        return next((place for place in asked if self.prover.serves(place)), None)
+
+    def _is_worth_asking(self, place: Place, given: str) -> bool:
+        """Whether the workspace's list leaves it open that a place serves its model service."""
+        mlflow, _ = own = own_routes(self.settings.host)
+        if not place.is_service or place.base_url not in own:
+            return True
+        if self.prover.known(place) or self.prover.learnt.served(place):
+            return True
+        by_name = place == Place(mlflow, given)  # a name that was given is asked for, listed or not
+        return by_name or self.catalog.may_serve(place.base_url, place.model)
+
+    def _find_substitute(self) -> Place | None:
+        """The best other model that answers."""
+        if not self._was_refused():
+            return None
+        names = self.catalog.substitutes(self.settings.model)[:SUBSTITUTES]
+        return next((place for name in names if (place := self._find(name))), None)
+
+    def _was_refused(self) -> bool:
+        """Whether somebody said no to a model, rather than to the token, or nothing at all."""
+        return any(answer.serves is False for answer in self.prover.answers)
+
+    def _last(self, after: Place | None) -> Place | None:
+        """The last try on direct serving, for the same model; None where it is refused there."""
+        name = names_of(after.model if after else self.settings.fallback_model).endpoint
+        place = Place(direct_route(self.settings.host), name)
+        return place if name and self.prover.serves(place) is not False else None
+
+    def _ask_direct(self, model: str) -> Answer | None:
+        name = names_of(model).endpoint
+        return self.prover.ask(Place(direct_route(self.settings.host), name)) if name else None
+
+
+def refusals(proof: Proof, model: str) -> Iterator[Answer]:
+    """What was said to either name of a model."""
+    return (a for a in proof.answers if names_of(a.model) == names_of(model))

@@ -1,0 +1,103 @@
+"""One request with the user's token: bounded in time and in bytes, and never sent on to where it is redirected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from hermes.urls import in_time
+
+CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one request
+LIST = 4 * 1024 * 1024  # bytes that are read of a list at most
+
+
+class Reply(NamedTuple):
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+class Client:
+    """Sends requests to one workspace and its gateway.
+
+    Arguments:
+        token: the user's; the caller decides where it may go.
+        workspace_id: named in each request where it is given: a host may serve several workspaces.
+    """
+
+    def __init__(self, token: str, workspace_id: str = "") -> None:
+        self.workspace_id = workspace_id
+        self.token = token
+        self._session = requests.Session()
+
+    def get(self, url: str) -> Reply:
+        """Ask for a list. Raises OSError (requests' own errors are ones) or ValueError where no answer came."""
+        return self._send("GET", url, None, LIST, lambda received: False)
+
+    def post(
+        self, url: str, body: dict[str, Any], most: int, enough: Callable[[bytes], bool]
+    ) -> Reply:
+        """Post JSON.
+
+        Arguments:
+            url: where to.
+            body: what.
+            most: bytes of the answer that are read at most.
+            enough: whether what was received so far will do.
+
+        Raises:
+            OSError, ValueError: where no answer came.
+        """
+        return self._send("POST", url, body, most, enough)
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        body: dict[str, Any] | None,
+        most: int,
+        enough: Callable[[bytes], bool],
+    ) -> Reply:
+        # What was sent is read, never what it would unpack to.
+        headers = {"Accept-Encoding": "identity"}
+        if self.workspace_id:
+            headers["X-Databricks-Workspace-Id"] = self.workspace_id
+
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            # As an auth of ours, or ~/.netrc would replace the header.
+            request.headers["Authorization"] = f"Bearer {self.token}"
+            return request
+
+        def ask() -> Reply:
+            with self._session.request(
+                method,
+                url,
+                json=body,
+                auth=authorize,
+                headers=headers,
+                timeout=(CONNECT_TIMEOUT, QUESTION),
+                allow_redirects=False,
+                stream=True,
+                # Plain http is for this machine alone, and a proxy may be elsewhere.
+                proxies={"http": ""},
+            ) as response:
+                return Reply(response.status_code, _read(response, most, enough))
+
+        return in_time(ask, QUESTION)
+
+
+def _read(response: requests.Response, most: int, enough: Callable[[bytes], bool]) -> bytes:
+    received = b""
+    while len(received) < most and not enough(received):
+        try:
+            piece = response.raw.read1(most, decode_content=False)
+        except HTTPError as error:  # urllib3's own: the answer was cut off
+            raise requests.ConnectionError(error) from None
+        if not piece:
+            break
+        received += piece
+    return received[:most]

@@ -1,0 +1,254 @@
+"""Setup and `--check` in each of Databricks' worlds: what is asked, what is written, and what a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
+
+from setup_hermes import main
+from tests.mocked import config_of
+from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
+from tests.standin.worlds import WORLDS
+
+NEW_4_7, NEW_4_6 = "system.ai.claude-opus-4-7", "system.ai.claude-opus-4-6"
+
+
+@dataclass
+class Run:
+    """One run of setup: its exit code, what it printed, and what the workspace saw."""
+
+    code: int
+    out: str
+    err: str
+    asked: list[tuple[str, str, int]]  # each question: path, model, status
+
+    @property
+    def last(self) -> str:
+        """The last line."""
+        return self.out.splitlines()[-1]
+
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
+    """Runs setup in this process, against a workspace."""
+
+    def go(workspace: StandIn, *arguments: str, **settings: str) -> Run:
+        for name, value in workspace.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+        workspace.requests.clear()
+        env = workspace.env | {"HOME": str(home), "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""}
+        code = main([*arguments], env | settings)
+        asked = [
+            (r.path.removesuffix("/chat/completions"), r.model, r.status) for r in workspace.chats()
+        ]
+        return Run(code, *capsys.readouterr(), asked)
+
+    return go
+
+
+def expected(world: str, workspace: StandIn) -> tuple[str, str, str]:
+    """The base URL and the two models' names in a world, with the default settings."""
+    if world == "enforced":
+        return f"https://{workspace.workspace_host}/ai-gateway/mlflow/v1", NEW_4_7, NEW_4_6
+    return f"https://{workspace.gateway_host}/openai", OPUS_4_7, OPUS_4_6
+
+
+@pytest.mark.parametrize("cloud", ["azure", "aws", "gcp"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_default_settings_find_both_models(
+    world: str, cloud: str, run: Runner, home: Path
+) -> None:
+    with StandIn(cloud=cloud, world=world) as workspace:
+        url, model, fallback = expected(world, workspace)
+        check = run(workspace, "--check")
+        assert check.code == 0
+        assert check.last.endswith(f"; setup writes {model} on {url}, which answered.")
+        assert not (home / ".hermes").exists()
+        first = run(workspace)
+        assert (first.code, first.err) == (0, "")
+        assert len(first.asked) <= 8
+        config = config_of(home)
+        assert (config["model"]["base_url"], config["model"]["default"]) == (url, model)
+        dead = [(path, name) for path, name, status in first.asked if status not in (200, 400)]
+        urls = {p["name"]: p["base_url"] for p in config["custom_providers"]}
+        for entry in config["fallback_providers"]:
+            path = urls[entry["provider"].removeprefix("custom:")].partition("/")[2].partition("/")
+            assert (f"/{path[2].partition('/')[2]}", entry["model"]) not in dead
+        assert {e["model"] for e in config["fallback_providers"]} <= {model, fallback, OPUS_4_6}
+        again = run(workspace)
+        assert len(again.asked) <= 3
+        assert again.asked[0][1:] == (model, 200)
+        assert "config.yaml unchanged" in again.out
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_world_has_its_providers_models_and_windows(
+    world: str, run: Runner, home: Path
+) -> None:
+    with StandIn(world=world) as workspace:
+        assert run(workspace).code == 0
+    providers = {p["name"]: p for p in config_of(home)["custom_providers"]}
+    gateway = providers["databricks-gateway"]["models"]
+    if world == "enforced":
+        assert providers.keys() == {"databricks-gateway"}
+        assert gateway[NEW_4_7] == {"context_length": 1_000_000}
+        assert {"system.ai.claude-opus-5", "system.ai.gpt-6"} <= gateway.keys()
+    else:
+        assert providers.keys() == {"databricks-gateway", "databricks-direct"}
+        assert gateway[OPUS_4_7] == {"context_length": 1_000_000}
+        assert OPUS_4_6 in providers["databricks-direct"]["models"]
+    every = {model for p in providers.values() for model in p["models"]}
+    assert not [m for m in every if any(w in m for w in ("llama", "kimi", "glm", "codex", "gte"))]
+    assert all(m.startswith("system.ai.") for m in every) is (world == "enforced")
+
+
+YES, NO = "yes: direct serving does not answer for ", "no: "
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "code", "last", "row"),
+    [
+        ({}, {}, 0, f"{YES}{OPUS_4_7} (HTTP 404, not served here); setup writes {OPUS_4_7}", "HTTP 404  not served here"),
+        ({"world": "both"}, {}, 0, f"{NO}direct serving has {OPUS_4_7} too; setup writes {OPUS_4_7}", "HTTP 200"),
+        ({"world": "enforced"}, {}, 0, f"{YES}{OPUS_4_7} (HTTP 403, this name is retired); setup writes {NEW_4_7}",
+         f"HTTP 403  this name is retired: Querying pay-per-token foundation model endpoint '{OPUS_4_7}' is disabled"),
+        ({"world": "enforced"}, {}, 0, YES, f"HTTP 501  this name is retired: '{OPUS_4_7}' is no longer available."),
+        ({"world": "enforced", "faults": {"retired-endpoint", "retired-gateway-403"}}, {}, 0, YES,
+         f"HTTP 403  this name is retired: Endpoint '{OPUS_4_7}' is no longer available. Please use Unity Gateway."),
+        ({"world": "enforced", "faults": {"narrow-scope"}}, {}, 0, YES,
+         "HTTP 403  the token lacks a scope: Provided OAuth token does not have required scopes: all-apis"),
+        ({"world": "enforced", "faults": {"no-listing"}}, {}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced", "faults": {"empty-page"}, "page_size": 5}, {}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced", "busy_lists": 9}, {}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced", "gateway": "refused"}, {}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced", "no_entitlement": {OPUS_4_7}}, {}, 0, f"{YES}{OPUS_4_7} (HTTP 403, this name is retired); setup writes {NEW_4_6}",
+         "this workspace is not entitled to the model: The endpoint is temporarily disabled due to a Databricks-set rate limit of 0."),
+        ({"faults": {"foreign-token"}}, {}, 1, f"{NO}nothing that setup can write would answer. The token is of another workspace",
+         "HTTP 400  the token is of another workspace: Invalid Token"),
+        ({"reject_token": True}, {}, 1, f"{NO}nothing that setup can write would answer. The token was rejected", "HTTP 403  token rejected: Invalid access token."),
+        ({"world": "enforced", "faults": {"several-workspaces"}, "cloud": "aws"},
+            {"DATABRICKS_WORKSPACE_ID": ""}, 1,
+         f"{NO}nothing that setup can write would answer. This host does not tell which workspace is meant", "HTTP 303  a login page"),
+        ({"world": "enforced", "faults": {"login-page"}}, {"DATABRICKS_WORKSPACE_ID": "1234567890123456"}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced"}, {"HERMES_MODEL": "main.ai.nobody", "HERMES_FALLBACK_MODEL": "nobody"}, 0,
+         "yes: direct serving knows no model service like main.ai.nobody; setup writes system.ai.claude-opus-5", "HTTP 404  not served here, or not permitted"),
+        ({"feature_disabled": True}, {}, 0, f"{YES}{OPUS_4_7} (HTTP 404, not served here); setup writes {OPUS_4_6}", "AI Gateway is not enabled"),
+        ({"serves": {"openai": {"x"}}}, {}, 1, f"{NO}nothing that setup can write would answer. {OPUS_4_7} is served on none of these routes", "HTTP 404"),
+    ],
+)  # fmt: skip
+def test_check_says_what_each_workspace_answered_and_what_to_do(
+    options: dict[str, Any], settings: dict[str, str], code: int, last: str, row: str, run: Runner
+) -> None:
+    """The token is blamed only where the answer is about it; each other refusal has its own cure."""
+    with StandIn(**options) as workspace:
+        done = run(workspace, "--check", **settings)
+    assert done.last.startswith(last), done.out
+    assert row in done.out, done.out
+    assert done.code == code
+    assert ("DATABRICKS_TOKEN" in done.out) is ("token" in str(options))
+    assert "Is this your problem?" in done.out
+    assert f"{OPUS_4_7}  workspace /serving-endpoints" in done.out or "main.ai" in last or code
+
+
+@pytest.mark.parametrize("model", ["my-endpoint", "main.ai.team-model"])
+def test_a_name_of_the_companys_own_is_asked_for_under_that_name_alone(
+    model: str, run: Runner, home: Path
+) -> None:
+    with StandIn(world="both") as workspace:
+        for served in workspace.serves.values():
+            served.add(model)
+        done = run(workspace, HERMES_MODEL=model)
+        assert {name for _, name, _ in done.asked if "claude" not in name} == {model}
+        assert config_of(home)["model"]["default"] == model
+        for served in workspace.serves.values():
+            served.discard(model)
+        again = run(workspace, HERMES_MODEL=model)
+        asked = [path for path, name, _ in again.asked if name == model]
+        routes = {"/openai", "/mlflow/v1", "/ai-gateway/mlflow/v1"}
+        own = {"/serving-endpoints"} if model == "my-endpoint" else {"/ai-gateway/openai/v1"}
+        assert {*asked} == routes | own
+
+
+def test_the_wanted_model_comes_back_once_it_is_there(run: Runner, home: Path) -> None:
+    with StandIn(world="enforced", no_entitlement={OPUS_4_7}) as workspace:
+        first = run(workspace)
+        assert (first.code, first.err) == (0, "")
+        line = (
+            f"{OPUS_4_7} does not answer: until it does, Hermes uses {NEW_4_6}, the fallback."
+            " To choose another model, set HERMES_MODEL."
+        )
+        assert line in first.out.splitlines()
+        assert config_of(home)["model"]["default"] == NEW_4_6
+        assert NEW_4_7 not in {e["model"] for e in config_of(home)["fallback_providers"]}
+        workspace.no_entitlement.clear()
+        assert "does not answer" not in run(workspace).out
+        assert config_of(home)["model"]["default"] == NEW_4_7
+
+
+@pytest.mark.parametrize(
+    ("missing", "instead"),
+    [
+        ({"claude-opus-4-7", "claude-opus-4-6"}, "system.ai.claude-opus-5"),
+        ({"opus"}, "system.ai.claude-sonnet-5"),
+        ({"claude"}, "system.ai.gpt-6"),
+        ({"claude", "gpt"}, "system.ai.gemini-3-1-pro"),
+        ({"claude", "gpt", "gemini"}, ""),
+    ],
+)
+def test_where_neither_is_there_the_best_that_answers_is_written(
+    missing: set[str], instead: str, run: Runner, home: Path
+) -> None:
+    with StandIn(world="enforced") as workspace:
+        for route, served in workspace.serves.items():
+            workspace.serves[route] = {m for m in served if not any(w in m for w in missing)}
+        done = run(workspace)
+        config = config_of(home)
+        if not instead:
+            assert "NOT PROVED" in done.out
+            assert (config["model"]["default"], done.code) == (OPUS_4_7, 0)
+            return
+        said = (
+            f"{OPUS_4_7} does not answer: until it does, Hermes uses {instead}, the best that does."
+        )
+        assert said in done.out
+        assert config["model"]["default"] == instead
+        assert {e["model"] for e in config["fallback_providers"]} == {instead}
+
+
+def test_a_stand_in_that_is_listed_but_refused_is_passed_over(run: Runner, home: Path) -> None:
+    with StandIn(world="enforced") as workspace:
+        workspace.no_entitlement = {OPUS_4_7, OPUS_4_6, "system.ai.claude-opus-5"}
+        assert run(workspace).code == 0
+        assert config_of(home)["model"]["default"] == "system.ai.claude-opus-4-8"
+
+
+@pytest.mark.parametrize(("tier", "cap"), [(20_000, 8192), (8000, None)])
+def test_a_small_tier_is_not_taken_for_a_busy_minute(
+    tier: int, cap: int | None, run: Runner
+) -> None:
+    """`max_tokens` counts before a request is let in: Hermes's 65,536 may never be."""
+    with StandIn(tier=tier) as workspace:
+        out = run(workspace, "--check").out
+    row = f"({cap} output tokens at most)" if cap else "(busy now: rate limited)"
+    assert f"HTTP {200 if cap else 429}  serves the model {row}" in out
+
+
+def test_a_name_that_was_retired_is_asked_for_again_where_nothing_else_answers(
+    run: Runner, home: Path
+) -> None:
+    with StandIn(world="enforced") as workspace:
+        assert run(workspace).code == 0
+        with StandIn(world="classic") as classic:
+            workspace.world, workspace.serves = "classic", classic.serves
+        assert run(workspace).code == 0
+        assert config_of(home)["model"]["default"] == OPUS_4_7
