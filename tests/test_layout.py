@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,98 +15,9 @@ from tests.conftest import FAULTS, ROOT
 PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
 PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_FILE"}
 LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of an app.yaml
-CODAS_NAMES = "ensure_https, get_gateway_host, resolve_and_cache_gateway, adapt_instructions_file, get_npm_version, _probe_gateway"
 
 
-# --- CODA -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """The setup alone, and a Python that has only requests and PyYAML."""
-    pytest.importorskip("uv", reason="uv is missing: it installs requests and PyYAML alone")
-    folder = tmp_path / "coda"
-    folder.mkdir()
-    for name in ("utils.py", "setup_hermes.py"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(
-        ROOT / "hermes", folder / "hermes", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    pins = [
-        line
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line.startswith(("requests=", "PyYAML="))
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "python")], check=True
-    )
-    python = str(tmp_path / "python" / "bin" / "python")
-    subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *pins],
-        check=True,
-    )
-    return folder
-
-
-PARENT = f"""
-import subprocess, sys
-from utils import {CODAS_NAMES}
-resolve_and_cache_gateway()
-done = subprocess.run([sys.executable, "setup_hermes.py"], capture_output=True, text=True)
-print(done.stdout, done.stderr, sep="", end="")
-sys.exit(done.returncode)
-"""
-
-
-def test_the_setup_does_in_coda_by_itself(checkout: Path, hermes_home: Path) -> None:
-    """As CODA runs them: the parent finds the gateway once, the step runs as a child, its output is shown."""
-    pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
-    from tests.standin import OPUS_4_7, StandIn
-
-    (checkout / "CLAUDE.md").write_text("# Claude\nrules\n")
-    with StandIn() as workspace:
-        env = workspace.env | {"HOME": str(hermes_home)}
-        command = [str(checkout.parent / "python" / "bin" / "python"), "-c", PARENT]
-        done = subprocess.run(
-            command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-        assert (
-            f"Model:     {OPUS_4_7} on https://{workspace.gateway_host}/openai (it answered)"
-            in done.stdout
-        )
-        assert [
-            r.path
-            for r in workspace.requests
-            if r.host == workspace.gateway_host and r.method == "GET"
-        ] == ["/"]
-        config = yaml.safe_load((hermes_home / ".hermes" / "config.yaml").read_text())
-        assert config["model"]["base_url"] == f"https://{workspace.gateway_host}/openai"
-        assert (
-            hermes_home / ".hermes" / "HERMES.md"
-        ).read_text() == "# Hermes Agent on Databricks\nrules\n"
-
-        workspace.reject_token = True
-        done = subprocess.run(
-            command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0
-        assert "check DATABRICKS_TOKEN" in done.stdout
-
-        without = {k: v for k, v in env.items() if k != "DATABRICKS_TOKEN"}
-        done = subprocess.run(
-            command,
-            cwd=checkout,
-            env=without,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, "No Databricks token yet" in done.stdout) == (0, True)
-
-
-# --- Deployment -----------------------------------------------------------------------------------------------------------
+# --- Layers --------------------------------------------------------------------------------------
 
 
 def modules() -> dict[str, Path]:
@@ -119,6 +27,7 @@ def modules() -> dict[str, Path]:
         *ROOT.glob("hermes/**/*.py"),
         *ROOT.glob("webapp/**/*.py"),
         *ROOT.glob("deploying/*.py"),
+        *ROOT.glob("patching/*.py"),
     ]
     return {
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
@@ -138,7 +47,7 @@ def imports(name: str) -> set[str]:
 
 
 def needed(name: str) -> set[str]:
-    """A module and all of ours that it needs, the packages they are in and the programs they start included."""
+    """A module and all that it needs of ours, with the packages and the programs they start."""
     found, new = set[str](), {name}
     while new:
         found |= new
@@ -149,16 +58,18 @@ def needed(name: str) -> set[str]:
 
 
 def layer(module: str) -> int:
-    """Where a module stands: entry points above webapp and deploying, those above hermes, utils below it."""
+    """Where a module stands: entry points above the packages, hermes, utils and urls below."""
     if module in ("hermes.urls", "hermes.provider"):
         return 0
-    return {"utils": 1, "hermes": 2, "webapp": 3, "deploying": 4}.get(module.partition(".")[0], 5)
+    return {"utils": 1, "hermes": 2, "webapp": 3, "deploying": 4, "patching": 4}.get(
+        module.partition(".")[0], 5
+    )
 
 
 def test_arrows_point_down() -> None:
     """An import goes to the same package or to a lower layer; nothing imports an entry point."""
     for module in modules():
-        for other in imports(module) - {"hermes", "webapp", "deploying"}:
+        for other in imports(module) - {"hermes", "webapp", "deploying", "patching"}:
             same = module.partition(".")[0] == other.partition(".")[0]
             assert layer(other) < 5, f"{module} imports the entry point {other}"
             assert same or layer(other) < layer(module), f"{module} imports {other}"
@@ -174,7 +85,7 @@ def test_no_module_imports_anothers_private_name() -> None:
 
 
 def test_the_runtime_is_pinned_throughout() -> None:
-    """Each of the five lines exactly, and below them everything that is installed here with them."""
+    """Each of the five lines exactly, and below them all that is installed with them."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[\w-]+==[\d.]+", line)] == [
         "-c constraints.txt"
@@ -186,14 +97,15 @@ def test_the_runtime_is_pinned_throughout() -> None:
     assert "://" not in constraints
 
 
-# --- Documents ------------------------------------------------------------------------------------------------------------
+# --- Documents -----------------------------------------------------------------------------------
 
 
 def settings_in_code() -> set[str]:
     """Every variable that the code reads from its environment."""
     code = "".join(modules()[name].read_text() for name in needed("app"))
     reads = re.findall(
-        r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number|_read_model)\((?:env, )?"(\w+)"|\("(\w+_MCP_URL)"',
+        r'env(?:\.get\(|\[)"(\w+)"|(?:read_flag|number|_read_model)\((?:env, )?"(\w+)"'
+        r'|\("(\w+_MCP_URL)"',
         code,
     )
     return {name for names in reads for name in names if name} | {"_GATEWAY_RESOLVED"}

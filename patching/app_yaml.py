@@ -1,0 +1,93 @@
+"""Settings in the `env` list of an app.yaml, added and taken out again as text: comments stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import yaml
+
+from hermes.urls import SettingError
+
+
+def add_settings(name: str, text: str, wanted: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Add the settings that are missing, at the head of the list.
+
+    Arguments:
+        name: the file's, for messages.
+        text: the file's.
+        wanted: each setting and its value, as YAML.
+
+    Returns:
+        The new text, and the lines that were added, an item for each setting; none where `env` is
+        not a list of one entry a line.
+
+    Raises:
+        SettingError: where the file is not valid YAML.
+    """
+    try:
+        root, config = yaml.compose(text), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise SettingError(f"{name}: it is not valid YAML") from None
+    key, env = _find_env(root)
+    if key is None or env is None:
+        return text, ()
+    newline = "\r\n" if "\r\n" in text else "\n"
+    dash, column = env.start_mark.column, env.value[0].start_mark.column
+    present = _names(config["env"])
+    added = tuple(
+        f"{'-':>{dash + 1}}".ljust(column) + f"name: {setting}{newline}"
+        f"{'value':>{column + 5}}: {value}{newline}"
+        for setting, value in wanted.items()
+        if setting not in present
+    )
+    place = text.find("\n", key.end_mark.index) + 1
+    changed = text[:place] + "".join(added) + text[place:]
+    new = [{"name": s, "value": yaml.safe_load(v)} for s, v in wanted.items() if s not in present]
+    if yaml.safe_load(changed) != {**config, "env": [*new, *config["env"]]}:
+        return text, ()
+    return changed, added
+
+
+def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
+    """Take settings out again, where they are as they were added.
+
+    Arguments:
+        text: the file's.
+        added: the lines, as `add_settings` returned them.
+
+    Returns:
+        The new text, and the names of the settings that were edited since and stay.
+    """
+    stay = []
+    for lines in added:
+        name = lines.split()[2]
+        if text.count(lines) == 1:
+            text = text.replace(lines, "")
+        elif name in _names(_env_of(text)):
+            stay.append(name)
+    return text, stay
+
+
+def _env_of(text: str) -> object:
+    """The `env` of an app.yaml's text, None where there is none that can be read."""
+    try:
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return config.get("env") if isinstance(config, dict) else None
+
+
+def _find_env(root: yaml.Node | None) -> tuple[yaml.Node | None, yaml.SequenceNode | None]:
+    """The key `env` and its list, where the list has an entry a line."""
+    pairs = root.value if isinstance(root, yaml.MappingNode) and not root.flow_style else []
+    for key, value in pairs:
+        is_list = isinstance(value, yaml.SequenceNode) and not value.flow_style
+        if key.value == "env" and is_list and isinstance(value.value[0], yaml.MappingNode):
+            return key, value
+    return None, None
+
+
+def _names(env: object) -> set[object]:
+    """The names of the settings in an `env` list."""
+    entries = env if isinstance(env, list) else []
+    return {entry.get("name") for entry in entries if isinstance(entry, dict)}
