@@ -1,45 +1,66 @@
-# `make demo` and `make test` set everything up by themselves, on any machine with Python 3.11+ and make.
+# `make help` lists what there is. Each sets up by itself what it needs, with Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
-# The demo's and the tests' own home: yours is never touched.
+# Where Hermes is for the demo and the tests, and a home for each run: yours is never touched.
 DEMO := $(CURDIR)/.demo
-# HERMES=<what uv installs>: another Hermes, in a home of its own; `make test` then runs the tests that use it.
+# HERMES=<what uv installs>: another Hermes, in a folder of its own, for `make demo` and `make test`.
 ifeq ($(origin HERMES),command line)
 DEMO := $(DEMO)/hermes-$(firstword $(shell echo '$(HERMES)' | cksum))
 export HERMES_PIP_URL := $(HERMES)
 export OTHER_HERMES := $(DEMO)
 endif
-HERE = $(DEMO)
-STANDIN = env HOME=$(HERE) $(RUN) -m tests.standin $(STANDIN_OPTIONS) --
+STANDIN = $(RUN) -m tests.standin --home $(DEMO) $(STANDIN_OPTIONS) --
 
-.PHONY: demo app check deploy status undeploy test lint bench pin clean
+.PHONY: help demo app check deploy status undeploy coda test lint bench pin clean
 .DEFAULT_GOAL := demo
+
+define HELP
+make demo                  the app on a workspace that runs on this machine; Ctrl-C ends it
+make demo Q="hello"        one question to Hermes on that workspace, and its answer
+make app                   the app on this machine, on your workspace; Ctrl-C ends it
+make check                 what each route of your workspace says; writes nothing
+make deploy                the app on Databricks: PROFILE= HOST= APP= SET= VOLUME= DRY=1 FORCE=1
+make status, undeploy      shows that app, deletes it: PROFILE= HOST= APP=
+make coda CODA=../coda     puts the fix into a checkout of CODA; UNDO=1 takes it out again
+make test, lint, bench     every test, ruff and mypy, the figures of docs/figures.md
+make pin, clean            new versions for constraints.txt; removes all that was set up here
+
+STANDIN_OPTIONS="..."      what the workspace on this machine is like: see tests.standin --help
+HERMES=...                 another Hermes, for demo and test: a package as uv takes it
+endef
+
+help:
+	@: $(info $(HELP))
 
 demo: $(DEMO)/.local/bin/hermes
 ifdef Q
 demo: export QUESTION = $(value Q)
-demo: HERE = $(DEMO)/asked
 demo:
-	@mkdir -p $(HERE) && ln -sfn ../.local $(HERE)/.local  # a demo that runs keeps its config, and the token in it
-	@exec $(STANDIN) sh -c 'ENABLE_HERMES=true $(RUN) setup_hermes.py && exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
+	@exec $(STANDIN) sh -c 'ENABLE_HERMES=true $(RUN) setup_hermes.py && \
+		exec "$$HOME/.local/bin/hermes" chat -Q -q "$$QUESTION"'
 else
 demo:
 	@exec $(STANDIN) $(RUN) app.py
 endif
 
-# On your workspace when DATABRICKS_HOST or a profile is there, else (or with STANDIN_OPTIONS) on the stand-in.
+# On your workspace where DATABRICKS_HOST or a profile says which, else on the stand-in.
 WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
-	{ [ -z "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] && [ ! -f "$$HOME/.databrickscfg" ]; }
+	{ [ -z "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] && [ ! -f "$$HOME/.databrickscfg" ] && \
+	echo "This is the stand-in, not your workspace:" \
+	"DATABRICKS_HOST or a profile says which is yours."; }
 
 app: $(DEMO)/.local/bin/hermes
 	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) app.py; else exec $(RUN) app.py; fi
 
 check: .venv/ready
 	@mkdir -p $(DEMO)
-	@if $(WITHOUT_WORKSPACE); then \
-	[ -n '$(STANDIN_OPTIONS)' ] || echo "This is the stand-in, not your workspace: DATABRICKS_HOST or a profile says which is yours."; \
-	$(STANDIN) $(RUN) setup_hermes.py --check; else $(RUN) setup_hermes.py --check; fi
+	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) setup_hermes.py --check; \
+	else exec $(RUN) setup_hermes.py --check; fi
+
+coda: export FOLDER = $(value CODA)
+coda: .venv/ready
+	@$(RUN) patch_coda.py $(if $(filter 1,$(UNDO)),--undo) -- "$$FOLDER"
 
 # To the app on Databricks: see deploy.py. What is given to make itself goes there as it is, through no shell; an APP or a HOST
 # of the environment is something else's.
@@ -67,16 +88,20 @@ pin: .venv/ready
 	  --no-annotate --custom-compile-command 'make pin' --output-file constraints.txt -
 
 .venv/ready: requirements.txt constraints.txt tests/requirements.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep ^uv= requirements.txt)"
-	$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) -r tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or later is needed; PYTHON= names one")'
+	@echo "Setting up .venv, once ..."
+	@$(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep ^uv= requirements.txt)"
+	@$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) -r tests/requirements.txt
 	@touch $@
 
 # Without a workspace, setup installs Hermes and stops there.
 $(DEMO)/.local/bin/hermes: .venv/ready
 	@mkdir -p $(DEMO)
-	@env -u DATABRICKS_HOST -u DATABRICKS_TOKEN DATABRICKS_CONFIG_FILE=/dev/null HOME=$(DEMO) $(RUN) setup_hermes.py
+	@echo "Installing Hermes below .demo, once for all demos ..."
+	@env -u DATABRICKS_HOST -u DATABRICKS_TOKEN DATABRICKS_CONFIG_FILE=/dev/null HOME=$(DEMO) \
+		$(RUN) setup_hermes.py >/dev/null
 	@touch -c $@
 
 clean:

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -48,8 +49,15 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGINT, end_at_once)
     serve(settings, listening)
     return 0
+
+
+def end_at_once(*_: object) -> None:
+    """End at Ctrl-C: uvicorn takes it while it serves, and raises it again when all has ended."""
+    os.write(1, b"Hermes has ended.\n")
+    os._exit(0)
 
 
 def listen(settings: AppSettings) -> socket.socket:

@@ -372,13 +372,6 @@ def test_the_end_of_make_demo_is_the_end_of_all_of_it(installed_hermes: Path) ->
         make.wait(PATIENCE)
 
 
-def test_a_question_beside_a_running_demo_leaves_its_config_alone() -> None:
-    for more, home in (["demo"], ".demo"), (["demo", "Q=hello"], ".demo/asked"):
-        command = ["make", "--dry-run", "-o", ".venv/ready", *more]
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert f"exec env HOME={ROOT}/{home} " in said
-
-
 @pytest.mark.parametrize(
     ("argument", "code"), [("--help", 0), ("-h", 0), ("--port=1", 2), ("x", 2)]
 )

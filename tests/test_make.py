@@ -1,0 +1,108 @@
+"""The Makefile: what `make demo`, `make app` and `make help` do and say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PATIENCE, ROOT, until
+
+STANDIN = "This is the stand-in, not your workspace"
+MAKE = ["make", "--no-print-directory", "-o", ".venv/ready"]
+
+
+def spawn(tmp_path: Path, target: str) -> Any:
+    """Start a target in a terminal, as a newcomer does, and wait until the app is there."""
+    pexpect = pytest.importorskip("pexpect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"DATABRICKS_APP_PORT": str(port), "HOME": str(tmp_path)}
+    make = pexpect.spawn(
+        MAKE[0], [*MAKE[1:], target], cwd=ROOT, env=env, encoding="utf-8", timeout=PATIENCE
+    )
+    make.expect("Hermes is at http://localhost:[0-9]+\r\n")
+    return make
+
+
+def homes() -> set[Path]:
+    return {*(ROOT / ".demo").glob("run.*")}
+
+
+@pytest.mark.parametrize("target", ["demo", "app"])
+def test_ctrl_c_is_one_line(target: str, installed_hermes: Path, tmp_path: Path) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    before = homes()
+    make = spawn(tmp_path, target)
+    said = make.before
+    home = (homes() - before).pop()
+    assert (home / ".local" / "bin" / "hermes").samefile(installed_hermes / ".local/bin/hermes")
+    make.sendintr()
+    make.expect(pexpect.EOF)
+    assert make.before.strip("^C\r\n") == "Hermes has ended."
+    make.close()
+    assert (STANDIN in said) is (target == "app")
+    until(lambda: not home.exists(), lambda: f"{home} is still there")
+
+
+def test_two_demos_share_nothing_but_hermes(installed_hermes: Path, tmp_path: Path) -> None:
+    before = homes()
+    first, second = spawn(tmp_path, "demo"), spawn(tmp_path, "demo")
+    new = [*(homes() - before)]
+    configs = [home / ".hermes" / "config.yaml" for home in new]
+    until(lambda: all(c.exists() for c in configs), lambda: str(configs))
+    assert len(new) == 2
+    keys = [{line for line in c.read_text().splitlines() if "api_key" in line} for c in configs]
+    assert keys[0]
+    assert not keys[0] & keys[1]
+    for make in (first, second):
+        make.sendintr()
+        make.expect("Hermes has ended")
+
+
+def test_check_without_a_workspace_says_what_it_is(tmp_path: Path) -> None:
+    def check(*more: str) -> str:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        command = [*MAKE, "check", *more]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
+
+    assert check().startswith(STANDIN)
+    said = check("STANDIN_OPTIONS=--feature-disabled")
+    assert STANDIN not in said
+    assert "AI Gateway is not enabled for this workspace" in said
+
+
+def test_help_names_every_target() -> None:
+    said = subprocess.check_output([*MAKE, "help"], cwd=ROOT, text=True)
+    text = (ROOT / "Makefile").read_text()
+    targets = text.partition(".PHONY: help ")[2].partition("\n")[0].split()
+    assert len(targets) > 10
+    assert [name for name in targets if name not in said] == []
+
+
+@pytest.mark.parametrize("program", ["app.py", "deploy.py"])
+def test_an_old_python_is_one_line(program: str) -> None:
+    code = (
+        "import runpy, sys; sys.version_info = (3, 10, 13, 'final', 0); "
+        f"sys.argv = ['{program}']; runpy.run_path('{program}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("The app needs Python 3.11 or later; this is ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_make_coda_needs_a_folder() -> None:
+    def coda(*more: str) -> tuple[int, str]:
+        done = subprocess.run([*MAKE, "coda", *more], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stderr.splitlines()[0]
+
+    assert coda() == (2, "CODA: it is not set; expected the folder of a CODA checkout")
+    said = "CODA: 'no $HOME' is not valid (no such folder); expected the folder of a CODA checkout"
+    assert coda("CODA=no $HOME", "UNDO=1") == (2, said)
