@@ -101,6 +101,7 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     from fastapi.middleware.gzip import GZipMiddleware
     from nicegui import app, ui
 
+    from webapp.dashboard.proxy import Dashboard
     from webapp.files.transfer import Files, OnDemand
     from webapp.imports import finish_imports
     from webapp.page import Window
@@ -111,7 +112,7 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     owner = Owner(settings.owner)
 
     async def end() -> None:
-        await sessions.close()
+        await asyncio.gather(sessions.close(), dashboard.close())
         await asyncio.to_thread(keeper.stop)  # the platform gives 15 s for both
 
     app.on_startup(sessions.new)
@@ -141,7 +142,8 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
         fresh = partial(keep_token_fresh, settings.config, partial(log_in, settings), news=news)
         threading.Thread(target=fresh, daemon=True).start()
     # Around everything, NiceGUI's own middleware and websocket included.
-    guarded = Access(Files(whole, settings.home / "projects"), owner if settings.name else None)
+    dashboard = Dashboard(Files(whole, settings.home / "projects"), settings, lambda: sessions.note)
+    guarded = Access(dashboard, owner if settings.name else None)
     where = f"on port {settings.port}." if settings.name else f"at http://localhost:{settings.port}"
     print(f"Hermes is {where}", flush=True)
     config = uvicorn.Config(

@@ -73,6 +73,11 @@ class Window:
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
             self.label = add_panels(sessions, news, self.show)
+            self.dashboard = ui.button("Dashboard", icon="dashboard").classes("dashboard")
+            self.dashboard.props(
+                "flat dense no-caps no-wrap color=grey-4 aria-label=Dashboard href=/hermes/ target=_blank"
+            ).props("aria-keyshortcuts=Control+Shift+D").tooltip("Dashboard (Ctrl+Shift+D)")
+            self.dashboard.set_visibility(False)
             self.kept = ui.label().classes("kept")
             self.tabs = ui.element("nav").classes("tabs")
             for label, icon, call in BUTTONS:
@@ -189,6 +194,7 @@ class Window:
 
     def _describe(self) -> None:
         config = self.sessions.settings.config
+        self.dashboard.set_visibility(not self.sessions.note)
         self.label.set_text(self.sessions.note or describe(config) or "Routes")
         note = self.sessions.keeper.note if self.sessions.keeper else ""
         self.kept.set_text(note)

@@ -1,0 +1,1 @@
+"""Hermes's own dashboard: its process, and the way to it below `/hermes/`."""
