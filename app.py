@@ -102,7 +102,7 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     from nicegui import app, ui
 
     from webapp.dashboard.proxy import Dashboard
-    from webapp.files.transfer import Files, OnDemand
+    from webapp.files.transfer import Files
     from webapp.imports import finish_imports
     from webapp.page import Window
     from webapp.sessions import Sessions
@@ -149,7 +149,7 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         guarded,
         log_level="warning",
-        http=OnDemand,
+        http="httptools",
         loop="asyncio",  # uvloop lets the programs inherit each other's terminals
         ws="wsproto",
         workers=1,  # whatever WEB_CONCURRENCY says

@@ -1,74 +1,94 @@
-// Files that are dropped, pasted or chosen go to /files/, three at a time; their paths are then pasted into the terminal.
+// Files that are dropped, pasted or chosen go to /files/ in pieces, three files at a time; their paths are then pasted
+// into the terminal. A piece is sent again where the wire was cut.
 const giveFiles = (() => {
   const LIMIT = 500e6, AT_ONCE = 3;
-  let box, bar, words, stop, errors, sending = new Set(), waiting = [];
-  let files = 0, done = 0, bytes = 0, sent = 0, stopped = false, batches = 0;
+  // Bytes of a piece: three of them at once take 96 s at 1 Mbit/s, and a request may take 120 s (Databricks Apps).
+  const MOST = 4e6, LEAST = 250e3;
+  let box, control = new AbortController(), sending = new Set(), waiting = [];
+  let files = 0, done = 0, bytes = 0, sent = 0, batches = 0;
 
-  const make = (kind, attributes, text) => {
-    const element = document.createElement(kind);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.textContent = text ?? "";
-    return element;
-  };
-
-  function show() {
-    if (!box) {
-      box = make("section", {class: "giving", "aria-label": "Files on their way in"});
-      words = make("div", {role: "status"});
-      bar = make("progress", {"aria-label": "Sent", max: 1});
-      errors = make("ul", {role: "alert"});
-      stop = make("button", {type: "button"});
-      stop.onclick = () => {
-        if (!batches) return void (box.hidden = true);
-        stopped = true;
-        waiting.splice(0).forEach(job => job.no(new Error("stopped.")));
-        sending.forEach(request => request.abort());
-      };
-      box.append(words, bar, errors, stop);
-      document.body.append(box);
+  class Upload {
+    // A path that ends in a slash is a folder, without a file.
+    constructor(path, file) {
+      this.path = path;
+      this.file = file ?? new Blob();
+      this.piece = MOST;
+      this.at = this.loaded = 0;
+      const query = `upload=${crypto.randomUUID()}&size=${this.file.size}`;
+      this.url = `/files/${path.split("/").map(encodeURIComponent).join("/")}?${query}`;
     }
-    const now = [...sending].reduce((sum, request) => sum + request.loaded, sent);
-    box.hidden = !batches && !errors.childElementCount;
-    words.hidden = bar.hidden = !batches;
-    words.textContent = `${done} of ${files} ${files === 1 ? "file" : "files"} sent to ~/projects/uploads`;
-    bar.value = bytes ? now / bytes : 0;
-    stop.textContent = batches ? "Stop" : "Close";
+
+    // Send the next piece. Gives the answer to the last one.
+    async step() {
+      const body = this.file.slice(this.at, this.at + this.piece);
+      try {
+        const answer = await this.put(body);
+        this.at = this.loaded = answer.have;
+        this.piece = Math.min(this.piece + LEAST, MOST);
+        return answer.path ? answer : null;
+      } catch (error) {
+        this.loaded = this.at;
+        this.piece = Math.max(this.piece / 2, LEAST);
+        await body.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${this.path}: it cannot be read.`); });
+        throw error;
+      }
+    }
+
+    put(body) {
+      return new Promise((ok, no) => {
+        const request = new XMLHttpRequest(), stop = () => request.abort();
+        const cut = () => no(new CutError(`${this.path}: the connection was lost.`));
+        request.open("PUT", `${this.url}&at=${this.at}`);
+        request.timeout = 120e3;
+        request.upload.onprogress = event => { this.loaded = this.at + event.loaded; show(); };
+        request.onload = () => {
+          try {
+            if (request.status === 200) return ok(JSON.parse(request.responseText));
+          } catch { /* a proxy's page */ }
+          no(refusal(this.path, request.status, request.getResponseHeader("content-type"), request.responseText));
+        };
+        request.onerror = request.ontimeout = request.onabort = cut;
+        request.onloadend = () => control.signal.removeEventListener("abort", stop);
+        control.signal.addEventListener("abort", stop);
+        request.send(body);
+      });
+    }
+
+    async send() {
+      try {
+        return await box.persist(this.path, () => this.step(), control.signal);
+      } catch (error) {
+        fetch(this.url, {method: "DELETE", keepalive: true}).catch(() => {});
+        throw error;
+      }
+    }
   }
 
-  // One POST. A path that ends in a slash makes a folder.
-  const post = (path, file) => new Promise((ok, no) => {
-    const request = new XMLHttpRequest();
-    request.loaded = 0;
-    request.open("POST", "/files/" + path.split("/").map(encodeURIComponent).join("/"));
-    request.responseType = "text";
-    request.upload.onprogress = event => { request.loaded = event.loaded; show(); };
-    request.onload = () => {
-      let answer = null;
-      try { answer = JSON.parse(request.response); } catch { /* a refusal is a line of text, or a proxy's page */ }
-      if (request.status === 200 && answer) return ok(answer);
-      const line = request.getResponseHeader("content-type")?.startsWith("text/plain") && request.response.trim();
-      no(new Error(line || `${path}: HTTP ${request.status}.`));
-    };
-    request.onerror = () => no(new Error(`${path}: the connection was lost, or the file cannot be read.`));
-    request.onabort = () => no(new Error(`${path}: stopped.`));
-    request.onloadend = () => { sending.delete(request); next(); };
-    sending.add(request);
-    request.send(file);
-  });
+  function show() {
+    const now = [...sending].reduce((sum, upload) => sum + upload.loaded, sent);
+    const text = `${done} of ${files} ${files === 1 ? "file" : "files"} sent to ~/projects/uploads`;
+    box.show(batches ? text : "", bytes ? now / bytes : 0);
+  }
 
   function next() {
     while (waiting.length && sending.size < AT_ONCE) {
-      const {path, file, ok, no} = waiting.shift();
-      post(path, file).then(ok, no);
+      const {upload, ok, no} = waiting.shift();
+      sending.add(upload);
+      upload.send().then(ok, no).finally(() => { sending.delete(upload); next(); });
     }
   }
 
   const queue = (path, file) => new Promise((ok, no) => {
-    if (stopped) return no(new Error(`${path}: stopped.`));
+    if (control.signal.aborted) return no(new Error(`${path}: stopped.`));
     if (file?.size > LIMIT) return no(new Error(`${path}: it has more than ${LIMIT / 1e6} MB.`));
-    waiting.push({path, file, ok, no});
+    waiting.push({upload: new Upload(path, file), ok, no});
     next();
   });
+
+  function stop() {
+    control.abort();
+    waiting.splice(0).forEach(({upload, no}) => no(new Error(`${upload.path}: stopped.`)));
+  }
 
   async function one(path, file) {
     files += 1;
@@ -83,12 +103,12 @@ const giveFiles = (() => {
     }
   }
 
-  const fail = error => { if (errors.childElementCount < 20) errors.append(make("li", {}, error.message)); show(); };
+  const fail = error => box.fail(error.message);
 
   // A folder's entries come in pieces; it is done when all that is in it is.
   async function folder(entry, path) {
     const reader = entry.createReader(), jobs = [];
-    for (let some = [0]; some.length && !stopped; ) {
+    for (let some = [0]; some.length && !control.signal.aborted; ) {
       some = await new Promise((ok, no) => reader.readEntries(ok, no));
       jobs.push(...some.map(inside => within(inside, `${path}/${inside.name}`)));
     }
@@ -118,10 +138,11 @@ const giveFiles = (() => {
   }
 
   async function give(items) {
+    box ??= new TransferBox("Uploads", stop);
     if (!batches++) {
       files = done = bytes = sent = 0;
-      stopped = false;
-      errors?.replaceChildren();
+      control = new AbortController();
+      box.clear();
     }
     show();
     const typed = (await Promise.all(items.map(top))).filter(Boolean);
@@ -176,7 +197,7 @@ const giveFiles = (() => {
   addEventListener("beforeunload", event => { if (batches) event.preventDefault(); });
 
   return () => {
-    const input = make("input", {type: "file", multiple: ""});
+    const input = makeElement("input", {type: "file", multiple: ""});
     input.onchange = () => give([...input.files]);
     input.click();
   };

@@ -9,17 +9,19 @@ from pathlib import Path
 
 from nicegui import ui
 
-from webapp.files.folder import Entry, address, list_folder, shown
+from webapp.files.folder import Entry, address, list_folder, shown, text
 from webapp.panel import ICON, Panel, age, element
 
 MOST = 200  # entries shown of one folder
+SCRIPTS = ("wire", "drop", "fetch")
 
 
 class FilesPanel:
     """The projects folder: a folder opens, a file is downloaded, and so is a folder, as a zip."""
 
     def __init__(self, panels: list[Panel], root: Path) -> None:
-        script = (Path(__file__).parent / "drop.js").read_text()
+        here = Path(__file__).parent
+        script = "\n".join((here / f"{name}.js").read_text() for name in SCRIPTS)
         ui.add_body_html(f"<script>{script}</script>")
         self.root, self.parts, self.reading = root, list[str](), 0
         self.panel = Panel(panels, "Files", "E", self.read)
@@ -41,37 +43,34 @@ class FilesPanel:
     async def read(self) -> None:
         """List the folder."""
         self.reading += 1
-        mine, trouble = self.reading, ""
+        mine, word = self.reading, self.word.value or ""
         entries, count = list[Entry](), 0
         try:
-            entries, count = await asyncio.to_thread(
-                list_folder, self.root, self.parts, self.word.value or "", MOST
-            )
+            found = await asyncio.to_thread(list_folder, self.root, self.parts, word, MOST)
+            entries, count = found
+            note = "" if count else "Nothing here."
         except OSError as error:
-            trouble = f"{error.strerror or 'It cannot be read'}."
-        if (
-            mine != self.reading or self.list.is_deleted
-        ):  # a later one knows better, or the window has gone
-            return
+            note = f"{error.strerror or 'It cannot be read'}."
+        if count > len(entries):
+            note = f"The newest {len(entries)} of {count}; the filter finds the others."
+        # A later one knows better, or the window has gone.
+        if mine == self.reading and not self.list.is_deleted:
+            self.note.text = note
+            self._draw(entries)
+
+    def _draw(self, entries: list[Entry]) -> None:
         self.way.clear()
         with self.way:
             for depth in range(len(self.parts) + 1):
                 name = shown(self.parts[depth - 1]) if depth else "projects"
-                step = ui.button(f"{name} /", on_click=partial(self.go, self.parts[:depth])).props(
-                    f"{ICON} no-caps"
-                )
+                step = ui.button(f"{name} /", on_click=partial(self.go, self.parts[:depth]))
+                step.props(f"{ICON} no-caps")
                 step.props("aria-current=page" if depth == len(self.parts) else "")
         self.list.clear()
         with self.list:
             for entry in entries:
                 with ui.element("li"):
                     self._row(entry)
-        some = (
-            f"The newest {len(entries)} of {count}; the filter finds the others."
-            if count > len(entries)
-            else ""
-        )
-        self.note.text = trouble or some or ("" if count else "Nothing here.")
 
     def _row(self, entry: Entry) -> None:
         name, path = shown(entry.name), [*self.parts, entry.name]
@@ -79,17 +78,20 @@ class FilesPanel:
             element("span", name).classes("plain")
             element("span", "link, not followed").classes("more")
         elif entry.folder:
-            element("button", f"{name}/").classes("name").props("type=button").on(
-                "click", partial(self.go, path)
-            )
-            link = ui.link("zip", address(path)).props("download").classes("name")
-            link.props["aria-label"] = f"{name} as a zip"
+            opens = element("button", f"{name}/").classes("name").props("type=button")
+            opens.on("click", partial(self.go, path))
+            packs = element("button", "zip").classes("name").props("type=button")
+            packs.props["aria-label"] = f"{name} as a zip"
+            # Read by fetch.js, as are the next ones.
+            packs.props["data-folder"] = address(path)
+            packs.props["data-name"] = f"{text(entry.name)}.zip"
         else:
-            ui.link(name, address(path)).props("download").classes("name")
+            link = ui.link(name, address(path)).props("download").classes("name")
+            link.props["data-size"] = entry.size
+            link.props["data-name"] = text(entry.name)
             element("span", size(entry.size)).classes("more")
-        element("span", age(entry.time)).classes("more").props["title"] = time.strftime(
-            "%F %T UTC", time.gmtime(entry.time)
-        )
+        changed = time.strftime("%F %T UTC", time.gmtime(entry.time))
+        element("span", age(entry.time)).classes("more").props["title"] = changed
 
     async def go(self, parts: list[str]) -> None:
         """Show another folder."""

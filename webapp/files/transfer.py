@@ -1,18 +1,15 @@
-"""Files in and out of the projects folder over HTTP: in whole or not at all, out so that nothing runs as a page of ours."""
+"""Files in and out of the projects folder over HTTP; out so that nothing runs as a page of ours."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import os
+import re
 import shlex
 import stat
-import unicodedata
-import uuid
-from collections.abc import Callable, Generator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -20,26 +17,10 @@ from urllib.parse import quote, unquote_to_bytes
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webapp.access import App, Receive, Scope, Send
-from webapp.files.folder import (
-    CHUNK,
-    ENTRIES,
-    PART,
-    closed,
-    is_packable,
-    open_below,
-    pack,
-    read,
-    shown,
-    text,
-)
-
-UPLOADS = "uploads"  # the folder, below the one that is served, where uploads go
-LIMIT = 500_000_000  # bytes of one upload
-AT_ONCE = 8  # uploads being written; the others wait, without an open file
-IDLE = 60.0  # seconds after which an upload that sends nothing loses its place
+from webapp.files import uploads, zips
+from webapp.files.folder import open_below, read, shown, text
 
 HEADERS = {
     "content-security-policy": "sandbox; default-src 'none'",
@@ -56,23 +37,23 @@ REASONS = {
     errno.EDQUOT: (507, "the disk is full"),
     errno.EFBIG: (507, "the disk takes no file of this size"),
 }
-
-
-class OnDemand(HttpToolsProtocol):
-    """HTTP that reads no more of a body than was asked for: uvicorn itself reads up to 320 kB of each upload that waits."""
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of a body, and rest until the application asks for the next."""
-        super().on_body(body)
-        if self.cycle and self.cycle.body and not self.cycle.response_complete:
-            self.flow.pause_reading()
+WORD = re.compile(r"[0-9a-f-]{16,64}")  # random, of the browser's
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Files:
-    """`GET /files/<path>` gives a file, or a folder as a zip; `POST /files/<path>` puts the body into the folder `uploads`.
+    """Serves a folder below `/files/`. No request takes longer than its bytes do.
 
-    A name that is taken gets a number. A POST to a path with a slash at its end makes a folder. The answer to a POST is
-    JSON: the `path` below `uploads`, and as it is `typed` in a shell. Every refusal is one line of text.
+    - `GET /files/<file>` gives a file, or the part of it that `Range` asks for.
+    - `PUT /files/<path>?upload=<word>&size=<bytes>&at=<bytes>` puts a piece of a file into the
+      folder `uploads`; with a slash at the path's end it makes a folder. The answer is JSON: the
+      bytes that it `have`s, and once it is whole its `path` there and what is `typed` for it in
+      a shell. `DELETE` with the same query stops it.
+    - `POST /files/<folder>?zip=<word>` packs a folder, and answers how far that is; once it is
+      ready, `GET` with the same query gives it. `DELETE` stops it.
+
+    A word is random and the same in all requests about one upload or one zip, which may be sent
+    again. Every refusal is one line of text.
 
     Arguments:
         app: the ASGI application for every other path.
@@ -81,185 +62,177 @@ class Files:
 
     def __init__(self, app: App, root: Path) -> None:
         self.app, self.root = app, root
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._swept = False
+        self._uploads, self._zips = uploads.Uploads(root), zips.Zips(root)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/files/"):
-            await self.app(scope, receive, send)
+        if scope["type"] == "http" and scope["path"].startswith("/files/"):
+            await self._serve(Request(scope, receive), send)
             return
-        # Not scope["path"], where a name that is not UTF-8 is lost.
-        path = unquote_to_bytes(scope["raw_path"]).removeprefix(b"/files/")
-        parts = [os.fsdecode(part) for part in path.split(b"/") if part]
+        if scope["type"] == "lifespan":  # the app's start
+            await asyncio.to_thread(self._uploads.sweep)
+        await self.app(scope, receive, send)
+
+    async def _serve(self, request: Request, send: Send) -> None:
+        # Not the scope's path, where a name that is not UTF-8 is lost.
+        path = unquote_to_bytes(request.scope["raw_path"]).removeprefix(b"/files/")
+        parts = tuple(os.fsdecode(part) for part in path.split(b"/") if part)
         name = shown(parts[-1]) if parts else "projects"
         try:
-            if any(part in (".", "..") or "\0" in part for part in parts):
-                raise HTTPException(400, f"{name}: a path goes down only, by names")
-            if scope["method"] == "GET":
-                response = await asyncio.to_thread(self._download, parts)
-            elif scope["method"] == "POST":
-                response = await self._upload(Request(scope, receive), parts, path.endswith(b"/"))
-            else:
-                raise HTTPException(405, f"{name}: GET and POST are all there is")
+            check_path(parts)
+            response = await self._answer(request, parts, folder=path.endswith(b"/"))
         except HTTPException as refusal:
-            response = PlainTextResponse(f"{refusal.detail}.\n", refusal.status_code, HEADERS)
+            response = _refuse(refusal.status_code, refusal.detail)
         except OSError as error:
-            status, reason = REASONS.get(
-                error.errno or 0, (403, error.strerror or "it cannot be used")
-            )
-            response = PlainTextResponse(f"{name}: {reason}.\n", status, HEADERS)
+            unknown = 403, error.strerror or "it cannot be used"
+            status, reason = REASONS.get(error.errno or 0, unknown)
+            response = _refuse(status, f"{name}: {reason}")
         except ClientDisconnect:
             return
-        await response(scope, receive, send)
+        await response(request.scope, request.receive, send)
 
-    # --- In ---------------------------------------------------------------------------------------------------------------
+    async def _answer(self, request: Request, parts: tuple[str, ...], folder: bool) -> Response:
+        match request.method, "zip" in request.query_params:
+            case "GET" | "HEAD", False:
+                return await asyncio.to_thread(self._download, request, parts)
+            case "GET" | "HEAD", True:
+                return self._download_zip(request, parts)
+            case "POST", True:
+                return self._pack(request, parts)
+            case "PUT", False:
+                return await self._upload(request, parts, folder)
+            case "DELETE", True:
+                self._zips.forget(zips.Key(_word(request, "zip"), parts))
+            case "DELETE", False:
+                self._uploads.forget(_upload_key(request, parts, folder))
+            case _:
+                raise HTTPException(405, f"{request.method} is not valid")
+        return JSONResponse({}, headers=HEADERS)
 
-    async def _upload(self, request: Request, parts: list[str], folder: bool) -> Response:
-        for part in parts:
-            # They will be typed into a terminal, which takes control characters for keys.
-            if any(unicodedata.category(c) in ("Cc", "Cs") for c in part):
-                raise HTTPException(
-                    400, f"{shown(part)}: its name holds a control character, or is not UTF-8"
-                )
-            if len(part.encode()) > 255 or part.startswith(PART):
-                raise HTTPException(
-                    400, f"{shown(part)[:60]}…: its name is too long, or one of ours"
-                )
-        if not parts:
-            raise HTTPException(400, "An upload needs a name")
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > LIMIT:
-            raise _too_large(parts[-1])
-        async with self._places:
-            if not self._swept:
-                self._swept = True
-                await asyncio.to_thread(self._sweep)
-            *way, name = parts
-            with closed(
-                await asyncio.to_thread(open_below, self.root, [UPLOADS, *way], make=True)
-            ) as place:
-                if folder:
-                    name = await asyncio.to_thread(
-                        _first_free, name, partial(os.mkdir, dir_fd=place)
-                    )
-                else:
-                    name = await self._store(request, place, name)
-        path = "/".join([*way, name])
-        return JSONResponse(
-            {"path": path, "typed": shlex.quote(str(self.root / UPLOADS / path))}, headers=HEADERS
-        )
+    async def _upload(self, request: Request, parts: tuple[str, ...], folder: bool) -> Response:
+        key, at = _upload_key(request, parts, folder), _number(request, "at")
+        have, path = await self._uploads.put(key, at, request.stream())
+        typed = shlex.quote(str(self.root / uploads.UPLOADS / path)) if path else ""
+        return JSONResponse({"have": have, "path": path, "typed": typed}, headers=HEADERS)
 
-    async def _store(self, request: Request, place: int, name: str) -> str:
-        """Stream the body into a folder. Returns the name that it got there."""
-        part = f"{PART}{uuid.uuid4().hex}"
-        # In `uploads` itself, where a killed server's leftovers are found again.
-        with closed(await asyncio.to_thread(open_below, self.root, [UPLOADS])) as home:
-            try:
-                with open(
-                    part,
-                    "xb",
-                    buffering=0,
-                    opener=lambda p, flags: os.open(p, flags, 0o666, dir_fd=home),
-                ) as file:
-                    body, rest, size = aiter(request.stream()), bytearray(), 0
-                    while True:
-                        try:
-                            async with asyncio.timeout(IDLE):
-                                chunk = await anext(body, None)
-                        except TimeoutError:
-                            raise HTTPException(
-                                408, f"{shown(name)}: nothing came for {IDLE:.0f} s"
-                            ) from None
-                        rest += chunk or b""
-                        size += len(chunk or b"")
-                        if size > LIMIT:
-                            raise _too_large(name)
-                        if len(rest) >= CHUNK or chunk is None:
-                            await asyncio.to_thread(_write_all, file, rest)
-                            rest = bytearray()
-                        if chunk is None:
-                            break
-                # Unlike a rename, a link replaces nothing.
-                link = partial(
-                    os.link, part, src_dir_fd=home, dst_dir_fd=place, follow_symlinks=False
-                )
-                return await asyncio.to_thread(_first_free, name, link)
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(part, dir_fd=home)
+    def _pack(self, request: Request, parts: tuple[str, ...]) -> Response:
+        found = self._zips.pack(zips.Key(_word(request, "zip"), parts))
+        answer = {"done": found.done, "size": found.size, "ready": found.ready}
+        return JSONResponse(answer, headers=HEADERS)
 
-    def _sweep(self) -> None:
-        """Remove what a server that was killed left half there."""
-        with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
-            for name in os.listdir(home):
-                if name.startswith(PART):
-                    os.unlink(name, dir_fd=home)
+    def _download_zip(self, request: Request, parts: tuple[str, ...]) -> Response:
+        found = self._zips.get(zips.Key(_word(request, "zip"), parts))
+        if not found.ready:
+            raise HTTPException(409, f"{shown(found.name)}: it is not packed yet")
+        file = FileIO(os.dup(found.file.fileno()))
+        return _attachment(request, file, f"{found.name}.zip", "application/zip")
 
-    # --- Out --------------------------------------------------------------------------------------------------------------
-
-    def _download(self, parts: list[str]) -> Response:
-        handle = open_below(self.root, parts)
-        status = os.fstat(handle)
+    def _download(self, request: Request, parts: tuple[str, ...]) -> Response:
         name = text(parts[-1] if parts else self.root.name)
-        if stat.S_ISDIR(status.st_mode):
+        handle = open_below(self.root, parts)
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
             os.close(handle)
-            if not is_packable(self.root, parts):
-                raise HTTPException(
-                    413,
-                    f"{shown(name)}: it holds more than {ENTRIES} files; pack it in a terminal with tar",
-                )
-            return _Attachment(pack(self.root, parts), f"{name}.zip", "application/zip")
-        file = FileIO(handle)
-        if not stat.S_ISREG(status.st_mode):
-            file.close()
-            raise HTTPException(403, f"{shown(name)}: it is neither a file nor a folder")
-        response = _Attachment(read(file, status.st_size), name, "application/octet-stream")
-        response.headers["content-length"] = str(status.st_size)
-        return response
+            kind = "a folder, packed as a zip first" if stat.S_ISDIR(mode) else "not a file"
+            raise HTTPException(403, f"{shown(name)}: it is {kind}")
+        return _attachment(request, FileIO(handle), name, "application/octet-stream")
 
 
-# --- Helpers --------------------------------------------------------------------------------------------------------------
+def check_path(parts: Sequence[str]) -> None:
+    """Refuse a path that does not only go down.
+
+    Raises:
+        HTTPException: it is refused, and why.
+    """
+    if any(part in (".", "..") or "\0" in part for part in parts):
+        raise HTTPException(400, f"{shown(parts[-1])}: a path goes down only, by names")
 
 
-def _too_large(name: str) -> HTTPException:
-    return HTTPException(413, f"{shown(name)}: it has more than {LIMIT // 1_000_000} MB")
+def byte_range(wanted: str, size: int) -> tuple[int, int] | None:
+    """The bytes that a request asks for: the first, and the one after the last.
+
+    Arguments:
+        wanted: the header `Range`.
+        size: bytes there are.
+
+    Returns:
+        None for all of them, also where the header is not valid or names several ranges.
+
+    Raises:
+        ValueError: there are no such bytes.
+    """
+    found = RANGE.fullmatch(wanted.strip())
+    first, last = found.groups() if found else ("", "")
+    if not first + last or (first and last and int(last) < int(first)):
+        return None
+    start = int(first) if first else max(size - int(last), 0)
+    end = min(int(last) + 1, size) if first and last else size
+    if start >= end:
+        raise ValueError(f"there are {size} bytes")
+    return start, end
 
 
-def _write_all(file: FileIO, data: bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+def _attachment(request: Request, file: FileIO, name: str, kind: str) -> Response:
+    """A file, or a part of it, to keep and not to show."""
+    status = os.fstat(file.fileno())
+    size = status.st_size
+    # Whatever changes a file changes this time, which nobody can set.
+    tag = f'"{status.st_ino:x}-{status.st_ctime_ns:x}-{size:x}"'
+    headers = HEADERS | {
+        "accept-ranges": "bytes",
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",  # RFC 5987
+        "content-type": kind,
+        "etag": tag,
+        "last-modified": formatdate(status.st_mtime, usegmt=True),
+    }
+    # A date is no strong validator (RFC 9110, 13.1.5): it gets the whole file.
+    same = request.headers.get("if-range", tag) == tag
+    try:
+        part = byte_range(request.headers.get("range", "") if same else "", size)
+    except ValueError as error:
+        file.close()
+        return _refuse(416, f"{shown(name)}: {error}", {"content-range": f"bytes */{size}"})
+    if part:
+        headers["content-range"] = f"bytes {part[0]}-{part[1] - 1}/{size}"
+    start, end = part or (0, size)
+    headers["content-length"] = str(end - start)
+    code = 206 if part else 200
+    if request.method == "HEAD":
+        file.close()
+        return Response(status_code=code, headers=headers)
+    return _Streamed(file, read(file, start, end), code, headers)
 
 
-def _first_free(name: str, make: Callable[[str], None]) -> str:
-    """Make something of this name, or of the next one that is free. Returns the name."""
-    for number in itertools.count(1):
-        with suppress(FileExistsError):
-            make(candidate := _numbered(name, number))
-            break
-    return candidate
+class _Streamed(StreamingResponse):
+    """Pieces of a file, which is closed even when its reader has gone."""
 
-
-def _numbered(name: str, number: int) -> str:
-    if number == 1:
-        return name
-    stem, ending = os.path.splitext(name)
-    if len(ending.encode()) > 20:
-        stem, ending = name, ""
-    ending = f"-{number}{ending}"
-    return stem.encode()[: 255 - len(ending.encode())].decode("utf-8", "ignore") + ending
-
-
-class _Attachment(StreamingResponse):
-    """Something to keep, not to show; what it reads from is closed even when its reader has gone."""
-
-    def __init__(self, pieces: Generator[bytes], name: str, kind: str) -> None:
-        kept = f"attachment; filename*=UTF-8''{quote(name, safe='')}"  # RFC 5987
-        super().__init__(pieces, headers={**HEADERS, "content-disposition": kept}, media_type=kind)
-        self._pieces = pieces
+    def __init__(
+        self, file: FileIO, pieces: Iterable[bytes], code: int, headers: dict[str, str]
+    ) -> None:
+        super().__init__(pieces, code, headers)
+        self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._file:
             await super().__call__(scope, receive, send)
-        finally:
-            self._pieces.close()
+
+
+def _refuse(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{line}.\n", status, HEADERS | (headers or {}))
+
+
+def _upload_key(request: Request, parts: tuple[str, ...], folder: bool) -> uploads.Key:
+    return uploads.Key(_word(request, "upload"), parts, folder, _number(request, "size"))
+
+
+def _word(request: Request, name: str) -> str:
+    word = request.query_params.get(name, "")
+    if not WORD.fullmatch(word):
+        raise HTTPException(400, f"{name}={shown(word)[:80]} is not valid; expected a random word")
+    return word
+
+
+def _number(request: Request, name: str) -> int:
+    number = request.query_params.get(name, "0")
+    if not re.fullmatch("[0-9]{1,15}", number):
+        raise HTTPException(400, f"{name}={shown(number)[:80]} is not valid; expected bytes")
+    return int(number)
