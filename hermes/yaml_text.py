@@ -20,13 +20,30 @@ class Line(NamedTuple):
     text: str
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.2 takes for a number, and YAML 1.1 does not: Hermes 0.22 reads 1.2."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    number = re.fullmatch(r"[-+]?(\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|0o[0-7]+", text, re.IGNORECASE)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if number else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def dump(value: object) -> str:
     """YAML in block style.
 
     Keys of mappings and of list entries stand two spaces deep, where CODA's token rotator looks.
     """
-    return yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20
+    return yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=2**20,
     )
 
 

@@ -19,9 +19,11 @@ import yaml
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
 from setup_hermes import refresh_token
-from tests.conftest import ROOT, submit
+from tests.conftest import OTHER_HERMES, ROOT, submit
+from tests.real import ask, chat_session, run_hermes
 from tests.standin import GATEWAY_FAULTS, HOSTS, OPUS_4_6, OPUS_4_7, StandIn, default_serves
 
+BACKUPS = ".hermes/backups/config/config.yaml.*"  # Hermes 0.22's own copies of the config
 ONLY_GATEWAY = ("openai", "mlflow/v1")
 
 
@@ -37,17 +39,6 @@ def setup(
     env = workspace.env | {"HOME": str(home)} | settings
     command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-
-def ask(workspace: StandIn, home: Path, question: str, *options: str) -> str:
-    """What `hermes chat -q` prints."""
-    workspace.requests.clear()
-    command = [str(home / ".local" / "bin" / "hermes"), "chat", "-q", question, *options]
-    env = workspace.env | {"HOME": str(home)}
-    done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    return done.stdout
 
 
 def base_url(home: Path) -> str:
@@ -76,17 +67,8 @@ def test_the_trace_that_started_this(workspace: StandIn, hermes_home: Path) -> N
     (hermes_home / ".hermes").mkdir()
     (hermes_home / ".hermes" / "config.yaml").write_text(yaml.safe_dump(old))
     said = ask(workspace, hermes_home, "hello")
-    parts = [
-        f"NotFoundError [HTTP 404]\n.*Model: {OPUS_4_7}\n.*Endpoint: {direct}\n",
-        "ENDPOINT_NOT_FOUND",
-        f"switching to fallback: {OPUS_4_6}",
-        f"PermissionDeniedError [HTTP 403]\n.*Model: {OPUS_4_6}\n",
-        "Invalid access token",
-    ]
-    pattern = ".*".join(
-        re.escape(part).replace(r"\.\*", "[^\n]*").replace("\\\n", "\n") for part in parts
-    )
-    assert re.search(pattern, said, re.DOTALL), said
+    assert "HTTP 404: The given endpoint does not exist" in said
+    assert "HTTP 403: Invalid access token" in said
     assert [(r.status, r.model) for r in workspace.chats()] == [(404, OPUS_4_7), (403, OPUS_4_6)]
 
     assert setup(workspace, hermes_home).returncode == 0
@@ -168,27 +150,13 @@ def test_the_route_that_serves_is_written_and_hermes_answers_on_it(
 
 @pytest.mark.fault("token")
 def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home: Path) -> None:
-    pexpect = pytest.importorskip(
-        "pexpect", reason="pexpect is missing: it types into an interactive session"
-    )
     assert setup(workspace, hermes_home).returncode == 0
     workspace.requests.clear()
-    hermes = str(hermes_home / ".local" / "bin" / "hermes")
-    env = workspace.env | {"HOME": str(hermes_home)}
-    session = pexpect.spawn(
-        hermes, ["chat"], env=env, dimensions=(40, 160), encoding="utf-8", timeout=60
-    )
-    try:
-        session.expect("\u276f")  # the prompt's arrow
+    with chat_session(workspace, hermes_home) as session:
         for word in ("first", "second", "third"):
-            submit(
-                session,
-                word,
-                rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}",
-            )
+            answer = rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}"
+            submit(session, word, answer)
             assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
-    finally:
-        session.close(force=True)
     answered = [r.token for r in workspace.chats() if r.status == 200]
     assert len(set(answered)) == 3
 
@@ -215,7 +183,7 @@ def test_a_token_revoked_in_mid_turn_without_the_plugin(
     assert setup(workspace, hermes_home).returncode == 0
     config = hermes_home / ".hermes" / "config.yaml"
     shutil.rmtree(hermes_home / ".hermes" / "plugins")
-    workspace.lenient = {"empty-content", "name"}  # which is the plugin's work
+    workspace.lenient = {"empty-content", "name", "reasoning-effort"}  # which is the plugin's work
     workspace.tool_call = True
     workspace.on_tool_call = lambda: refresh_token(config, workspace.rotate())
     assert re.search("through https://.*: hello", ask(workspace, hermes_home, "hello", "-Q"))
@@ -257,6 +225,8 @@ def test_hermes_fetches_no_program_while_it_runs(workspace: StandIn, hermes_home
     assert setup(workspace, hermes_home).returncode == 0
     ask(workspace, hermes_home, "hello", "-Q")
     assert "github.com" not in {r.host for r in workspace.requests}
+    if OTHER_HERMES:  # later versions fetch none
+        return
     config = hermes_home / ".hermes" / "config.yaml"
     config.write_text(config.read_text().replace("  tirith_path: ~/.local/bin/tirith\n", ""))
     ask(workspace, hermes_home, "hello", "-Q")
@@ -295,7 +265,7 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     assert [f for f in files if f.name.startswith("request_dump")]
     found = [f for f in files if f.is_file() and token in f.read_bytes()]
     assert hermes_home / ".hermes" / "config.yaml" in found
-    assert {f.name for f in found if not f.match(".hermes/backups/config/*")} == {"config.yaml"}
+    assert {f.name for f in found if not f.match(BACKUPS)} == {"config.yaml"}
 
 
 @pytest.fixture
@@ -477,36 +447,46 @@ def test_a_blank_token_leaves_the_service_principal_alone(hermes_home: Path) -> 
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_codas_rotator_reaches_every_key_after_hermes_wrote_the_file(
-    workspace: StandIn, hermes_home: Path
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("config", "set", "display.compact", "true"),
+        ("config", "set", "model.default", OPUS_4_6),
+        ("doctor", "--fix"),
+        ("config", "migrate"),
+    ],
+    ids=" ".join,
+)
+def test_what_hermes_writes_itself_is_ours_again(
+    command: tuple[str, ...], workspace: StandIn, hermes_home: Path
 ) -> None:
+    """It indents lists deeper, and its migration moves the providers into a mapping."""
     assert setup(workspace, hermes_home).returncode == 0
     config = hermes_home / ".hermes" / "config.yaml"
-    command = [
-        str(hermes_home / ".local" / "bin" / "hermes"),
-        "config",
-        "set",
-        "display.compact",
-        "true",
-    ]
-    subprocess.run(
-        command, env=workspace.env | {"HOME": str(hermes_home)}, capture_output=True, check=True
-    )
-    assert "\n    api_key: " in config.read_text()
-    assert setup(workspace, hermes_home).returncode == 0
-    config.write_text(
-        re.sub(
-            r"^  api_key: .*$",
-            f"  api_key: {workspace.rotate()}",
-            config.read_text(),
-            flags=re.MULTILINE,
+    before = config.read_text()
+    run_hermes(workspace, hermes_home, *command)
+    assert config.read_text() != before
+    host = f"https://{workspace.workspace_host}"
+    assert refresh_token(config, workspace.rotate(), host)
+    assert config.read_text().count(workspace.token) == 3
+    theirs = yaml.safe_load(config.read_text())
+    assert setup(workspace, hermes_home, DATABRICKS_TOKEN=workspace.token).returncode == 0
+    ours, first = yaml.safe_load(config.read_text()), yaml.safe_load(before)
+    for key in ("model", "custom_providers", "fallback_providers"):
+        assert str(ours[key]).replace(workspace.token, "") == re.sub(
+            "dapi\\w+", "", str(first[key])
         )
-    )
+    rest = {"model", "custom_providers", "fallback_providers", "providers", "security"}
+    assert {k: v for k, v in ours.items() if k not in rest} == {
+        k: v for k, v in theirs.items() if k not in rest
+    }
+    rotated = f"  api_key: {workspace.rotate()}"  # as CODA's rotator does it
+    text = re.sub(r"^  api_key: .*$", rotated, config.read_text(), flags=re.MULTILINE)
+    config.write_text(text)
     workspace.serves = {"openai": {OPUS_4_6}}
     assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(
         workspace, hermes_home, "hello", "-Q"
     )
-    assert yaml.safe_load(config.read_text())["display"]["compact"] is True
 
 
 def test_a_token_does_not_leave_the_machine_in_the_clear(hermes_home: Path) -> None:
@@ -567,9 +547,8 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
             assert not request.token or tokens[request.token] == place.cloud
     for file in (f for f in hermes_home.rglob("*") if f.is_file() and ".local" not in f.parts):
         found = [token for token in tokens if token.encode() in file.read_bytes()]
-        assert not found or (
-            file.parent == config.parent and file.name.startswith("config.yaml")
-        ), file
+        # Hermes 0.22 keeps backups of the config, with what is in it.
+        assert not found or file.match(".hermes/config.yaml*") or file.match(BACKUPS), file
         if found:
             kept = yaml.safe_load(file.read_text())
             for entry in [kept["model"], *kept["custom_providers"]]:
@@ -579,22 +558,7 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
 
 
 def test_hermes_offers_the_workspaces_models(workspace: StandIn, hermes_home: Path) -> None:
-    pexpect = pytest.importorskip(
-        "pexpect", reason="pexpect is missing: it types into an interactive session"
-    )
     assert setup(workspace, hermes_home).returncode == 0
-    env = workspace.env | {"HOME": str(hermes_home)}
-    session = pexpect.spawn(
-        str(hermes_home / ".local" / "bin" / "hermes"),
-        ["chat"],
-        env=env,
-        dimensions=(50, 160),
-        encoding="utf-8",
-        timeout=60,
-    )
-    try:
-        session.expect("\u276f")
-        submit(session, "/model", r"databricks-gateway \(4 models\)")
-        session.expect(r"databricks-direct \(3 models\)")
-    finally:
-        session.close(force=True)
+    with chat_session(workspace, hermes_home) as session:
+        submit(session, "/model", r"databricks-gateway\W+4 models")
+        session.expect(r"databricks-direct\W+3 models")

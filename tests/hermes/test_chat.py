@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +16,8 @@ import yaml
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
-from tests.conftest import ROOT, submit
+from tests import real
+from tests.conftest import OTHER_HERMES, ROOT, submit
 from tests.standin import (
     GATEWAY_ROUTES,
     GPT,
@@ -68,13 +68,13 @@ def plug_in(home: Path, learnt: Any = None) -> None:
 
 
 def ask(workspace: StandIn, home: Path, question: str, *options: str) -> str:
-    """What `hermes chat -q` prints."""
-    workspace.requests.clear()
-    command = [str(home / ".local" / "bin" / "hermes"), "chat", "-Q", "-q", question, *options]
-    env = workspace.env | {"HOME": str(home)}
-    return subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=120, check=False
-    ).stdout
+    """The answer of `hermes chat -q` alone."""
+    return real.ask(workspace, home, question, "-Q", *options)
+
+
+def copes(said: str) -> bool:
+    """Whether a newer Hermes gets on with a rule by itself, and answers."""
+    return OTHER_HERMES is not None and "through https://" in said
 
 
 def recorded(workspace: StandIn) -> list[Body]:
@@ -136,7 +136,8 @@ def test_hermes_fails_without_the_plugin_and_answers_with_it(
     base_url = url(workspace, "serving-endpoints")
     configure(hermes_home, base_url, workspace.token, model, **config)
     workspace.lenient = set(NAMES) - {rule}
-    assert said in ask(workspace, hermes_home, "hello")
+    without = ask(workspace, hermes_home, "hello")
+    assert said in without or copes(without)
     workspace.lenient = set()
     learnt = {"models": {SONNET: {base_url: {"max_tokens": 25000}}}}
     plug_in(hermes_home, learnt)
@@ -148,9 +149,8 @@ def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path
     """No plugin can: setup tells people to use another model."""
     configure(hermes_home, url(workspace, "serving-endpoints"), workspace.token, LLAMA)
     plug_in(hermes_home)
-    assert 'Bad request: json: unknown field "stream_options"' in ask(
-        workspace, hermes_home, "hello"
-    )
+    said = ask(workspace, hermes_home, "hello")
+    assert 'Bad request: json: unknown field "stream_options"' in said or copes(said)
     workspace.lenient, workspace.tool_calls, workspace.at_once = {"stream-options"}, 2, True
     assert f"{LLAMA} through" in ask(workspace, hermes_home, "hello")
     assert {r.status for r in workspace.chats()} == {200}
@@ -212,9 +212,6 @@ def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
     workspace: StandIn, hermes_home: Path
 ) -> None:
     """A rotation in mid-turn and one between turns; the title is asked for by the way, with a conversation of its own."""
-    pexpect = pytest.importorskip(
-        "pexpect", reason="pexpect is missing: it types into an interactive session"
-    )
     config, base_url, bodies = (
         hermes_home / ".hermes" / "config.yaml",
         url(workspace, "openai"),
@@ -235,22 +232,12 @@ def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
     configure(hermes_home, base_url, workspace.token, OPUS_4_7, fallback_providers=fallback)
     plug_in(hermes_home)
     workspace.tool_calls = 10
-    hermes, env = (
-        str(hermes_home / ".local" / "bin" / "hermes"),
-        workspace.env | {"HOME": str(hermes_home)},
-    )
-    session = pexpect.spawn(
-        hermes, ["chat"], env=env, dimensions=(40, 160), encoding="utf-8", timeout=60
-    )
-    try:
-        session.expect("\u276f")  # the prompt's arrow
+    with real.chat_session(workspace, hermes_home) as session:
         for word, at_once in (("first", False), ("second", True)):
             workspace.at_once = at_once
             workspace.on_tool_call = lambda: rotate() if len(bodies) in (3, 16) else None
             submit(session, word, rf"{OPUS_4_7} through {base_url}: {word}")
             rotate()
-    finally:
-        session.close(force=True)
     titles = [body["messages"] for body in bodies if "tools" not in body]
     assert titles
     # A title's request may have the key with which its turn began; no other is refused.
@@ -275,7 +262,7 @@ def test_ten_requests_cost_a_quarter_or_a_third(workspace: StandIn, hermes_home:
         assert [r.status for r in asked] == [200] * 10
         return sum(r.input + 0.1 * r.read + 1.25 * r.write for r in asked)
 
-    today = price("empty-content", "name")
+    today = price("empty-content", "name", "reasoning-effort")
     plug_in(hermes_home)
     assert price() <= 0.36 * today
     (
