@@ -159,17 +159,13 @@ def patch(theirs: Module, fix: Module, first: str) -> tuple[Module, Patch]:
     Raises:
         SettingError: where that cannot be done without a change to anything else.
     """
-    new = {n.name: fix.text_of(n) for n in fix.functions()}
-    new = {name: re.sub("\r\n|\r|\n", theirs.newline, text) for name, text in new.items()}
+    new = {n.name: _with_line_ends(fix.text_of(n), theirs.newline) for n in fix.functions()}
     nodes = {name: node for name in new if (node := theirs.function(name))}
     if first not in nodes:
         raise SettingError(f"{theirs.name}: it has no {first}; expected the utils.py of CODA")
     lacking = [text for name, text in new.items() if name not in nodes]
     texts = {**new, first: (theirs.newline * 2).join([new[first], *lacking])}
-    edits = [
-        Edit(*theirs.span(node), _ending_as(theirs.text_of(node), texts[name]))
-        for name, node in nodes.items()
-    ]
+    edits = [_replacement(theirs, node, texts[name]) for name, node in nodes.items()]
     imports = _missing_imports(theirs, fix)
     patched = theirs.edited([*edits, _import_edit(theirs, imports)])
     if _others(patched, new, imports) != _others(theirs, new, ()):
@@ -264,9 +260,15 @@ def _after_imports(module: Module) -> int:
     return place
 
 
-def _ending_as(old: str, new: str) -> str:
-    """The new text with a line end at its end where the old one has one."""
-    return new if old.endswith(("\r", "\n")) else new.rstrip("\r\n")
+def _replacement(module: Module, node: ast.stmt, text: str) -> Edit:
+    """What replaces a statement, without a line end at its end where there was none."""
+    ends = module.text_of(node).endswith(("\r", "\n"))
+    return Edit(*module.span(node), text if ends else text.rstrip("\r\n"))
+
+
+def _with_line_ends(text: str, newline: str) -> str:
+    """A text with other line ends."""
+    return re.sub("\r\n|\r|\n", newline, text)
 
 
 def _others(module: Module, names: Iterable[str], imports: Iterable[str]) -> list[str]:
