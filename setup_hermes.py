@@ -2,8 +2,8 @@
 
     python setup_hermes.py            installs, resolves, proves, writes, reports
     python setup_hermes.py --check    proves and reports, writes nothing
-
-Exit codes: 0 done (with --check: Hermes will answer), 1 Hermes cannot work (--check: nothing answers), 2 bad settings.
+ Exit codes: 0 done (with --check: Hermes will answer), 1 Hermes cannot work (--check: nothing
+answers), 2 bad settings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What an answer to a chat completion says about the model, and what can be done about a refusal.
 
-A new refusal is one more member of `Outcome`, with its row in `READINGS`, and one more row of `RULES`.
+A new refusal is one more member of `Outcome`, with its row in `READINGS`, and one more row of
+`RULES`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ KEPT, SHOWN = 1000, 200  # characters of the workspace's own sentence
 
 
 class Reach(Enum):
-    """What else an answer is about, besides the place that gave it: that need not be asked any more."""
+    """What else an answer is about, besides the place that gave it: that need not be asked any
+    more.
+    """
 
     PLACE = auto()
     OLD_NAMES = auto()  # Databricks' own endpoints, on gateways or on direct serving
@@ -48,8 +51,8 @@ class Outcome(Enum):
 class Reading:
     """One row of the table: what an outcome means for a person.
 
-    `serves` is None where nothing was learnt. The workspace's own sentence follows `meaning` where `quoted`. `cure` is
-    what to do where no route serves the model; "{model}" in it is the model.
+    `serves` is None where nothing was learnt. The workspace's own sentence follows `meaning` where
+    `quoted`. `cure` is what to do where no route serves the model; "{model}" in it is the model.
     """
 
     meaning: str
@@ -86,8 +89,7 @@ READINGS = {
         "the token lacks a scope",
         False,
         Reach.SURFACE,
-        cure="The token lacks a scope that this needs: use one with the scope all-apis, or ask"
-        " for {model} on the workspace's own gateway.",
+        cure="The token lacks a scope that {model} needs: use one with the scope all-apis.",
     ),
     Outcome.NOT_PERMITTED: Reading(
         "not permitted",
@@ -144,7 +146,9 @@ READINGS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """Which answers have an outcome: those with one of these statuses, and these words in their code or message."""
+    """Which answers have an outcome: those with one of these statuses, and these words in their
+    code or message.
+    """
 
     outcome: Outcome
     statuses: Iterable[int] = range(1000)
@@ -176,7 +180,9 @@ RULES = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What one place said. `status` is 0 where no answer came; `note` is what else is known of a place that serves."""
+    """What one place said. `status` is 0 where no answer came; `note` is what else is known of a
+    place that serves.
+    """
 
     place: Place
     status: int

@@ -1,4 +1,5 @@
-"""Which places Hermes gets: the wanted model where it answers, else the fallback, else the best model that does.
+"""Which places Hermes gets: the wanted model where it answers, else the fallback, else the best
+model that does.
 
 `prove` is the whole sequence, for setup, `--check`, the deployment and the page.
 """
@@ -16,6 +17,7 @@ from hermes.models import Catalog, names_of
 from hermes.proof import Prover
 from hermes.routes import Place, Routes, default_route, direct_route, own_routes, places
 from hermes.settings import HermesSettings
+from hermes.trust import Trust
 
 SUBSTITUTES = 6  # models that are asked for at most where neither of the two answers
 
@@ -34,7 +36,8 @@ class Choice(Enum):
 class Proof:
     """What was asked for, what was chosen, and why.
 
-    `direct` is what direct serving says to the wanted model's endpoint; None where that was not asked.
+    `direct` is what direct serving says to the wanted model's endpoint; None where that was not
+    asked.
     """
 
     settings: HermesSettings
@@ -64,9 +67,10 @@ def prove(
         settings: checked settings with a host and a token.
         learnt: what an earlier run learnt.
         list_models: list what else each chosen route serves.
-        ask_direct: ask direct serving for the wanted model too, whether or not another place has it.
+        ask_direct: ask direct serving for the wanted model too, whether or not another place has
+            it.
     """
-    client = Client(settings.token)
+    client = Client(settings.token, Trust(settings.host, settings.gateway))
     prover = Prover(client, settings.workspace_id, learnt)
     chooser = _Chooser(settings, prover, Catalog(settings.host, client.get))
     choice, routes = chooser.choose(ask_direct)
@@ -138,7 +142,7 @@ class _Chooser:
         return replace(routes, models=models if known else {})
 
     def others(self) -> tuple[str, ...]:
-        """What a person may set instead, where nothing could be chosen: what was not asked for yet."""
+        """What a person may set instead, where nothing was chosen: what was not asked for yet."""
         if not self._was_refused():
             return ()
         tried = {names_of(answer.model) for answer in self.prover.answers}
@@ -152,7 +156,8 @@ class _Chooser:
         learnt = self.prover.learnt
 
         def rank(place: Place) -> tuple[bool, bool, bool]:
-            # The first place stays first wherever it may answer; what was refused for good goes last.
+            # The first place stays first wherever it may answer; what was refused for good goes
+            # last.
             first = place == found[0] or learnt.served(place)
             return learnt.is_retired(place), place.base_url != base_url, not first
 

@@ -1,4 +1,6 @@
-"""One request with the user's token: bounded in time and in bytes, and never sent on to where it is redirected."""
+"""One request with the user's token: bounded in time and in bytes, and never sent on to where it is
+redirected.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 import requests
 from urllib3.exceptions import HTTPError
 
+from hermes.trust import Trust
 from hermes.urls import in_time
 
 CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one request
@@ -25,17 +28,21 @@ class Client:
     """Sends requests to one workspace and its gateway.
 
     Arguments:
-        token: the user's; the caller decides where it may go.
-        workspace_id: named in each request where it is given: a host may serve several workspaces.
+        token: the user's.
+        trust: where it may go; nothing else is asked.
+
+    `workspace_id` is named in each request once it is set: a host may serve several workspaces.
     """
 
-    def __init__(self, token: str, workspace_id: str = "") -> None:
-        self.workspace_id = workspace_id
-        self.token = token
+    def __init__(self, token: str, trust: Trust) -> None:
+        self.token, self.trust = token, trust
+        self.workspace_id = ""
         self._session = requests.Session()
 
     def get(self, url: str) -> Reply:
-        """Ask for a list. Raises OSError (requests' own errors are ones) or ValueError where no answer came."""
+        """Ask for a list. Raises OSError (requests' own errors are ones) or ValueError where no
+        answer came.
+        """
         return self._send("GET", url, None, LIST, lambda received: False)
 
     def post(
@@ -62,6 +69,8 @@ class Client:
         most: int,
         enough: Callable[[bytes], bool],
     ) -> Reply:
+        if not self.trust.allows(url):
+            raise ValueError(f"the token may not go to {url}")
         # What was sent is read, never what it would unpack to.
         headers = {"Accept-Encoding": "identity"}
         if self.workspace_id:

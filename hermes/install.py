@@ -38,7 +38,8 @@ def install_hermes(home: Path, package: str) -> bool:
         print(f"Hermes:    {binary}")
         if package != HERMES:
             print(
-                f"HERMES_PIP_URL is passed over, as Hermes is there; to install that: rm {binary}, and run this again."
+                "HERMES_PIP_URL is passed over, as Hermes is there; to install that:"
+                f" rm {binary}, and run this again."
             )
         return True
     uv = (
@@ -59,7 +60,8 @@ def install_hermes(home: Path, package: str) -> bool:
     done = subprocess.run(command, env=env, check=False)
     if done.returncode != 0 or not binary.exists():
         print(
-            f"Hermes could not be installed (uv ended with {done.returncode}); uv's own words are above.",
+            f"Hermes could not be installed (uv ended with {done.returncode});"
+            " uv's own words are above.",
             file=sys.stderr,
         )
         return False
@@ -68,10 +70,11 @@ def install_hermes(home: Path, package: str) -> bool:
 
 
 def compile_hermes(home: Path) -> None:
-    """Start to compile Hermes's source, where that was not done: its start takes twice as long without.
+    """Start to compile Hermes's source, where that was not done: its start takes twice as long
+    without.
 
-    It goes on by itself, at low priority, while routes are asked and beside Hermes's first start. Python itself would
-    compile at each start where PYTHONDONTWRITEBYTECODE is set.
+    It goes on by itself, at low priority, while routes are asked and beside Hermes's first start.
+    Python itself would compile at each start where PYTHONDONTWRITEBYTECODE is set.
 
     Arguments:
         home: where Hermes is installed.
@@ -87,12 +90,15 @@ def compile_hermes(home: Path) -> None:
 
 
 def install_plugin(settings: HermesSettings, learnt: Learnt, cap: int = 0) -> None:
-    """Put Hermes's own plugin beside its config, and what was learnt beside the plugin. Files of somebody else stay.
+    """Put Hermes's own plugin beside its config, and what was learnt beside the plugin. Files of
+    somebody else stay.
 
     Arguments:
-        settings: with the home, and the gateway's host, whose name may not tell that it is Databricks'.
+        settings: with the home, and the gateway's host, whose name may not tell that it is
+            Databricks'.
         learnt: what the plugin is to know.
-        cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for none.
+        cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for
+            none.
 
     Raises:
         OSError: where it cannot be written; each file is whole all the same.
@@ -117,7 +123,8 @@ def _hash(data: bytes) -> str:
 
 
 def prepare_home(home: Path, checkout: Path) -> None:
-    """Make `~/.hermes`, `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where the user has none.
+    """Make `~/.hermes`, `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where the
+    user has none.
 
     Arguments:
         home: the home directory.

@@ -1,6 +1,8 @@
-"""What was learnt of a workspace, in `learnt.json` beside Hermes's plugin: this alone writes it, the plugin reads it too.
+"""What was learnt of a workspace, in `learnt.json` beside Hermes's plugin: this alone writes it,
+the plugin reads it too.
 
-    {"hosts": [...], "max_tokens": 4096, "models": {"<model>": {"<base url>": {...}}}, "retired": [...], "files": {...}}
+    {"hosts": [...], "max_tokens": 4096, "models": {"<model>": {"<base url>": {...}}},
+     "retired": [...], "files": {...}}
 
 `hosts`, `max_tokens` and `models` are the plugin's; see its own text.
 """
@@ -25,8 +27,8 @@ Facts = dict[str, Any]  # of one model at one base URL: see the plugin's text
 class Learnt:
     """What is known of a workspace's places, in order of what was learnt.
 
-    `models` are the places that served, with what they take: facts by model and base URL. `retired` are base URLs
-    where the names of Databricks' own endpoints are refused for good.
+    `models` are the places that served, with what they take: facts by model and base URL. `retired`
+    are base URLs where the names of Databricks' own endpoints are refused for good.
     """
 
     models: Mapping[str, Mapping[str, Facts]] = field(default_factory=dict)
@@ -74,7 +76,8 @@ def write_learnt(
         home: the home directory; the plugin's folder is there.
         learnt: what to write.
         hosts: host names that are Databricks', though the name does not tell.
-        cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for none.
+        cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for
+            none.
         files: hashes of the plugin's files, by name.
 
     Raises:

@@ -1,4 +1,6 @@
-"""Whose workspace it is, and whose token: databricks-sdk's unified authentication and the profiles of its CLI."""
+"""Whose workspace it is, and whose token: databricks-sdk's unified authentication and the profiles
+of its CLI.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from utils import get_gateway_host
 
 
 class Credentials(NamedTuple):
-    """A workspace's URL and a token for it; "" for what was not found. `origin` says where the URL is from, if found."""
+    """A workspace's URL and a token for it; "" for what was not found. `origin` says where the URL
+    is from, if found.
+    """
 
     host: str
     token: str
@@ -83,7 +87,8 @@ def find_gateway(env: Mapping[str, str], settings: HermesSettings) -> HermesSett
 
 
 def find_credentials(env: Mapping[str, str], given: HermesSettings) -> Credentials:
-    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it is installed.
+    """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it
+    is installed.
 
     Raises:
         SettingError: where the profiles cannot be used.
@@ -132,8 +137,9 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
 
     Raises:
         ImportError: where databricks-sdk is not installed.
-        SettingError: where `DATABRICKS_CONFIG_PROFILE` is not there, or is of another workspace, whose token must not go to
-            this one; where no workspace is named, but there are profiles; and where their file cannot be read.
+        SettingError: where `DATABRICKS_CONFIG_PROFILE` is not there, or is of another workspace,
+            whose token must not go to this one; where no workspace is named, but there are
+            profiles; and where their file cannot be read.
         ValueError: where there are no credentials; the SDK raises more of its own.
     """
     from databricks.sdk.core import Config as SdkConfig
@@ -159,12 +165,15 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
     except configparser.Error:  # whose text holds the line, and a token may be in it
         file, _ = _profiles(env, home)
         raise SettingError(
-            f"DATABRICKS_CONFIG_FILE: {file} cannot be read; expected [profile] sections with host and token"
+            f"DATABRICKS_CONFIG_FILE: {file} cannot be read;"
+            " expected [profile] sections with host and token"
         ) from None
 
 
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
-    """The profile for a host: the SDK itself reads none once a host is given, and takes a named one for any host."""
+    """The profile for a host: the SDK itself reads none once a host is given, and takes a named one
+    for any host.
+    """
     named = env.get("DATABRICKS_CONFIG_PROFILE") or None
     if env.get("DATABRICKS_CLIENT_SECRET"):
         return named
@@ -200,7 +209,7 @@ def _check_profile(named: str, host: str, file: Path, hosts: Mapping[str, str]) 
 
 
 class _Profile(NamedTuple):
-    """A profile's workspace and token; "" where it has none, or the workspace's URL is not valid."""
+    """A profile's workspace and token; "" where it has none, or a URL that is not valid."""
 
     host: str
     token: str

@@ -1,7 +1,8 @@
 """What a model is called, how it compares with others, and which chat models a workspace has.
 
-Databricks' own models have two names: the serving endpoint `databricks-<model>` and the model service in Unity Catalog
-`system.ai.<model>`. Which of them a route takes depends on the route and on the workspace.
+Databricks' own models have two names: the serving endpoint `databricks-<model>` and the model
+service in Unity Catalog `system.ai.<model>`. Which of them a route takes depends on the route and
+on the workspace.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def is_same(one: str, other: str) -> bool:
 def is_usable(model: str) -> bool:
     """Whether Hermes can use a model at all, as far as its name tells.
 
-    Open weights refuse what Hermes always sends; GPT codex and pro models have no chat completions. A company's own name
-    tells nothing.
+    Open weights refuse what Hermes always sends; GPT codex and pro models have no chat completions.
+    A company's own name tells nothing.
     """
     if not (bare := bare_name(model)):
         return True
@@ -69,7 +70,7 @@ def is_usable(model: str) -> bool:
 
 
 def tier_of(model: str) -> str:
-    """The tier of one of Databricks' own models: one of `CLAUDES` and `OTHERS`; "" for any other."""
+    """The tier of one of Databricks' own models, from `CLAUDES` or `OTHERS`; "" for any other."""
     bare = bare_name(model)
     if not bare or not is_usable(model):
         return ""
@@ -85,8 +86,8 @@ def version_of(model: str) -> tuple[int, ...]:
 def ranked(models: Iterable[str], wanted: str) -> list[str]:
     """Models that can stand in for another one, best first.
 
-    The newest of the same tier come first; then the next tier of Claude, a cheaper one before a dearer one; then GPT,
-    then Gemini. Of a model with two names, the first one given stays.
+    The newest of the same tier come first; then the next tier of Claude, a cheaper one before a
+    dearer one; then GPT, then Gemini. Of a model with two names, the first one given stays.
     """
     own = tier_of(wanted)
     at = CLAUDES.index(own) if own in CLAUDES else 0
@@ -103,7 +104,7 @@ def ranked(models: Iterable[str], wanted: str) -> list[str]:
     return sorted((m for m in once.values() if not is_same(m, wanted)), key=key)
 
 
-# --- The lists of a workspace -----------------------------------------------------------------------------------------
+# --- The lists of a workspace ---------------------------------------------------------------------
 
 
 def read_endpoints(body: bytes) -> list[str]:
@@ -136,7 +137,9 @@ class Foundation:
 
 
 def read_foundations(body: bytes) -> dict[str, Foundation]:
-    """Databricks' own models by bare name, from the answer of `/api/2.0/serving-endpoints:foundation-models`."""
+    """Databricks' own models by bare name, from the answer of
+    `/api/2.0/serving-endpoints:foundation-models`.
+    """
     found = {}
     for entry in _entries(as_json(body), "endpoints"):
         served = _entries(as_dict(entry.get("config")), "served_entities")
@@ -165,7 +168,8 @@ def read_window(description: str) -> int:
 class Services(NamedTuple):
     """The model services that the token may execute, with their API types.
 
-    `complete` is False where they could not be listed to the end: what is not in it may be there all the same.
+    `complete` is False where they could not be listed to the end: what is not in it may be there
+    all the same.
     """
 
     types: Types
@@ -175,8 +179,9 @@ class Services(NamedTuple):
 def list_services(get: Get, host: str) -> Services:
     """Ask for Databricks' own model services, in pages as large as the workspace takes.
 
-    A page is refused where it is too large, and under load; a first page may be empty and have a next one
-    (unity-gateway 345, PR 464). A token without the scope `unity-catalog` may ask models, but not list them.
+    A page is refused where it is too large, and under load; a first page may be empty and have a
+    next one (unity-gateway 345, PR 464). A token without the scope `unity-catalog` may ask models,
+    but not list them.
     """
     found: dict[str, frozenset[str]] = {}
     sizes, token = list(PAGE_SIZES), ""
@@ -205,7 +210,9 @@ def list_services(get: Get, host: str) -> Services:
 
 @dataclass
 class Catalog:
-    """What a workspace lists; each list is asked for when it is needed first. What cannot be listed is no error."""
+    """What a workspace lists; each list is asked for when it is needed first. What cannot be listed
+    is no error.
+    """
 
     host: str
     get: Get = field(repr=False)
@@ -246,7 +253,8 @@ class Catalog:
         return described.window if described else 0
 
     def offered(self, base_url: str, services: bool, old_names: bool) -> dict[str, int]:
-        """The models that a route serves as far as lists tell, with their windows; none that Hermes cannot use.
+        """The models that a route serves as far as lists tell, with their windows; none that Hermes
+        cannot use.
 
         Arguments:
             base_url: the route.

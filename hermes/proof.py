@@ -16,13 +16,15 @@ from hermes.urls import why_unreachable
 
 ANSWER = 64 * 1024  # bytes of an answer that are read
 MOST = 6  # questions for one place
-# As Hermes asks for; and what is tried where that is refused as over the limit: a request's `max_tokens` counts against
-# the output tokens a minute before it is let in (Microsoft Learn, Foundation Model APIs limits).
+# As Hermes asks for; and what is tried where that is refused as over the limit: a request's
+# `max_tokens` counts against the output tokens a minute before it is let in (Microsoft Learn,
+# Foundation Model APIs limits).
 CAP, SMALL_CAP = 65536, 8192
 
 
 class Prover:
-    """Asks places for models with the user's own token, each question once, and keeps what they said.
+    """Asks places for models with the user's own token, each question once, and keeps what they
+    said.
 
     Arguments:
         client: sends the questions.
@@ -47,7 +49,9 @@ class Prover:
         return Learnt(self._models, ({*self._before.retired} | retired) - serving)
 
     def ask(self, place: Place) -> Answer:
-        """Ask one place for an answer of its model, as Hermes will; not again, where it is answered already."""
+        """Ask one place for an answer of its model, as Hermes will; not again, where it is answered
+        already.
+        """
         if known := self.known(place):
             return known
         answer = self._ask(place)
@@ -55,7 +59,9 @@ class Prover:
         return answer
 
     def known(self, place: Place) -> Answer | None:
-        """The answer that there is already: this place's own, or another's that is about this one too."""
+        """The answer that there is already: this place's own, or another's that is about this one
+        too.
+        """
         own = (a for a in self.answers if a.place == place)
         wider = (a for a in self.answers if a.rules_out(place))
         return next(own, None) or next(wider, None)
@@ -98,7 +104,9 @@ class Prover:
         return answer, small if again.outcome is Outcome.BUSY else large
 
     def _guess(self, place: Place) -> Facts:
-        """What may hold here: what was learnt of this model here, or else elsewhere, or of another model's cache."""
+        """What may hold here: what was learnt of this model here, or else elsewhere, or of another
+        model's cache.
+        """
         first: Facts = {}
         if provider.family(place.model) == "claude":
             known = [f.get("cache") for routes in self._models.values() for f in routes.values()]
@@ -122,7 +130,9 @@ class Prover:
         return read_answer(place, reply.status, reply.body, self.client.token)
 
     def _learn(self, facts: Facts, answer: Answer) -> bool:
-        """Take in what a refusal says of a place; whether that is news, so that it can be asked again."""
+        """Take in what a refusal says of a place; whether that is news, so that it can be asked
+        again.
+        """
         if answer.outcome is Outcome.SEVERAL_WORKSPACES:
             if not self._workspace_id or facts.get("workspace_id"):
                 return False
@@ -155,7 +165,9 @@ _TOOL = {
 
 
 def _question(place: Place, facts: Facts) -> dict[str, Any]:
-    """One request in Hermes's own shape, after the plugin has seen it: a finished tool round, one tool, a stream."""
+    """One request in Hermes's own shape, after the plugin has seen it: a finished tool round, one
+    tool, a stream.
+    """
     model = place.model
     question = {
         "model": model,

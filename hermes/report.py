@@ -14,7 +14,9 @@ ABOUT_TOKEN = (Outcome.TOKEN, Outcome.OTHER_WORKSPACE)
 
 
 def chosen(proof: Proof) -> Iterator[str]:
-    """A line for each of the two models: where it is, under which name, and whether it answered there."""
+    """A line for each of the two models: where it is, under which name, and whether it answered
+    there.
+    """
     settings, routes = proof.settings, proof.routes
     yield _line("Model:", settings.model, routes.primary, proof)
     if routes.fallback != routes.primary:
@@ -26,7 +28,7 @@ def chosen(proof: Proof) -> Iterator[str]:
 
 
 def substitution(proof: Proof) -> str:
-    """The line that says which model Hermes gets instead of the wanted one; "" where it gets that."""
+    """The line that says which other model Hermes gets; "" where it gets the wanted one."""
     why = {Choice.FALLBACK: "the fallback", Choice.SUBSTITUTE: "the best that does"}
     if proof.choice not in why:
         return ""
@@ -65,7 +67,8 @@ def problem(proof: Proof) -> str:
 
 
 def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
-    """The answers as aligned columns: model, route, answer, what it means; two lines above say where the routes begin.
+    """The answers as aligned columns: model, route, answer, what it means; two lines above say
+    where the routes begin.
 
     Arguments:
         settings: checked settings.
@@ -83,7 +86,7 @@ def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
 
 
 def route_bases(settings: HermesSettings) -> dict[str, str]:
-    """Where routes begin: the URLs of the gateway, if there is one, and of the workspace, by name."""
+    """Where routes begin: the URLs of the gateway, if any, and of the workspace, by name."""
     return {
         name: url
         for name, url in (("gateway", settings.gateway), ("workspace", settings.host))
@@ -114,8 +117,8 @@ def _line(label: str, wanted: str, place: Place, proof: Proof) -> str:
 def _decisive(answers: list[Answer]) -> Answer:
     """The answer that a verdict is about.
 
-    A token that one host took is not to blame for what another says of it, nor is a host that cannot be reached where
-    another answered.
+    A token that one host took is not to blame for what another says of it, nor is a host that
+    cannot be reached where another answered.
     """
     accepted = [a for a in answers if a.status and a.outcome not in ABOUT_TOKEN]
     order = list(Outcome)

@@ -46,8 +46,9 @@ class Place:
 class Routes:
     """Where Hermes finds its models.
 
-    `direct` is a last try on direct serving endpoints, None where it serves nothing. `models` are the chat models that
-    `/model` offers, by base URL and name, each with its context window in tokens, 0 where it is not known.
+    `direct` is a last try on direct serving endpoints, None where it serves nothing. `models` are
+    the chat models that `/model` offers, by base URL and name, each with its context window in
+    tokens, 0 where it is not known.
     """
 
     primary: Place
@@ -57,7 +58,8 @@ class Routes:
 
 
 def candidate_routes(host: str, gateway: str) -> list[str]:
-    """The base URLs that may serve a model, best first. This is the one place that knows their order.
+    """The base URLs that may serve a model, best first. This is the one place that knows their
+    order.
 
     Arguments:
         host: the workspace's URL.
@@ -88,8 +90,9 @@ def default_route(host: str, gateway: str) -> str:
 def places(host: str, gateway: str, model: str) -> list[Place]:
     """Where a model may answer and under which name, best first.
 
-    A serving endpoint may be on any route; a model service is on gateway routes alone, and first on the workspace's own.
-    The workspace's own OpenAI route is asked for a service only: it came with them.
+    A serving endpoint may be on any route; a model service is on gateway routes alone, and first on
+    the workspace's own. The workspace's own OpenAI route is asked for a service only: it came with
+    them.
 
     Arguments:
         host: the workspace's URL.

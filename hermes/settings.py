@@ -21,7 +21,9 @@ MCP_DEFAULTS = {
 
 @dataclass(frozen=True)
 class HermesSettings:
-    """Everything read from the environment, checked. URLs are clean, `token` is trimmed; "" means not there."""
+    """Everything read from the environment, checked. URLs are clean, `token` is trimmed; "" means
+    not there.
+    """
 
     home: Path
     host: str
@@ -59,7 +61,8 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
 
 
 def read_settings(env: Mapping[str, str]) -> HermesSettings:
-    """Read and check every setting. It asks nobody: see `hermes.login.load_settings` for what is still missing.
+    """Read and check every setting. It asks nobody: see `hermes.login.load_settings` for what is
+    still missing.
 
     Arguments:
         env: the environment.
@@ -95,7 +98,8 @@ def read_settings(env: Mapping[str, str]) -> HermesSettings:
 
 
 def read_gateway(env: Mapping[str, str]) -> str:
-    """The gateway that `DATABRICKS_GATEWAY_HOST` names; "" where it names none, or is still the template's placeholder.
+    """The gateway that `DATABRICKS_GATEWAY_HOST` names; "" where it names none, or is still the
+    template's placeholder.
 
     Raises:
         SettingError: where it is not valid.
@@ -141,7 +145,9 @@ def _read_servers(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_workspace_id(env: Mapping[str, str]) -> str:
-    """The workspace's id from its setting, or as it was copied with the host; "" where neither holds one."""
+    """The workspace's id from its setting, or as it was copied with the host; "" where neither
+    holds one.
+    """
     given = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if not re.fullmatch("[0-9]{0,20}", given):
         raise SettingError(

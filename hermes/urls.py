@@ -14,8 +14,9 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 
 T = TypeVar("T")
-# Databricks' domains, each a cloud of its own, and the host of a workspace's AI Gateway there. The sovereign clouds have
-# none that is known. Azure's shard is always 0 here: another one is set with `DATABRICKS_GATEWAY_HOST`.
+# Databricks' domains, each a cloud of its own, and the host of a workspace's AI Gateway there. The
+# sovereign clouds have none that is known. Azure's shard is always 0 here: another one is set with
+# `DATABRICKS_GATEWAY_HOST`.
 CLOUDS = {
     "azuredatabricks.net": "{}.0.ai-gateway.azuredatabricks.net",
     "gcp.databricks.com": "{}.ai-gateway.gcp.databricks.com",
@@ -35,7 +36,9 @@ _NAMESPACE = re.compile(
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used; its text is one line that names the setting, what was found and what is expected."""
+    """A setting that cannot be used; its text is one line that names the setting, what was found
+    and what is expected.
+    """
 
 
 def ensure_https(url: str) -> str:
@@ -60,7 +63,8 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
         keep_path: keep the path (never the query).
 
     Returns:
-        `https://host[:port][/path]` in lower case but for the path, without a trailing slash; "" for a blank value.
+        `https://host[:port][/path]` in lower case but for the path, without a trailing slash; ""
+        for a blank value.
 
     Raises:
         SettingError: where it is not valid; user info and tokens are hidden in it.
@@ -104,7 +108,8 @@ def _split(url: str) -> tuple[SplitResult, str, int | None]:
 
 
 def clean_gateway(setting: str, value: str) -> str:
-    """Check a gateway's URL as `clean_url` does, and cut it back to its base where it ends in a namespace.
+    """Check a gateway's URL as `clean_url` does, and cut it back to its base where it ends in a
+    namespace.
 
     Arguments:
         setting: the setting's name, for the error.
@@ -126,7 +131,8 @@ def cloud_of(url: str | None) -> str:
         url: a workspace's or a gateway's, in any form that a setting takes.
 
     Returns:
-        The domain that it is below, such as `azuredatabricks.net`; "" for a host that is not Databricks'.
+        The domain that it is below, such as `azuredatabricks.net`; "" for a host that is not
+        Databricks'.
     """
     name = host_name(url)
     return next((domain for domain in CLOUDS if name.endswith(f".{domain}")), "")
@@ -207,7 +213,8 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
 
     Arguments:
         url: what to ask for.
-        timeout: seconds for everything: name look-up, each address, TLS and the answer's first line.
+        timeout: seconds for everything: name look-up, each address, TLS and the answer's first
+            line.
 
     Returns:
         "" when one came; else why not.
@@ -229,7 +236,8 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T:
-    """Do something that may take for ever: requests' own time-outs count anew for each address and each byte.
+    """Do something that may take for ever: requests' own time-outs count anew for each address and
+    each byte.
 
     Arguments:
         work: is left alone, in a thread, when its time is over.
@@ -299,5 +307,7 @@ def as_json(body: bytes) -> dict[str, Any]:
 
 
 def shown(value: str) -> str:
-    """A setting's value for a message: short, without user info or anything that looks like a token."""
+    """A setting's value for a message: short, without user info or anything that looks like a
+    token.
+    """
     return repr(re.sub(r"^.*@|(dapi|eyJ)[\w.-]*", "***", value.strip(), flags=re.DOTALL)[:100])

@@ -1,18 +1,20 @@
-"""Hermes's own plugin: what it sends to a Databricks host, as Databricks takes it; to any other host, as ever.
+"""Hermes's own plugin: what it sends to a Databricks host, as Databricks takes it; to any other
+host, as ever.
 
-Setup copies this folder to `~/.hermes/plugins/model-providers/databricks/`; Hermes imports it there at first use, in its
-own Python. It stands in for Hermes's bundled profile "custom", and keeps what that does. What setup learnt of this
-workspace is in `learnt.json` beside it, read anew for each request:
+Setup copies this folder to `~/.hermes/plugins/model-providers/databricks/`; Hermes imports it there
+at first use, in its own Python. It stands in for Hermes's bundled profile "custom", and keeps what
+that does. What setup learnt of this workspace is in `learnt.json` beside it, read anew for each
+request:
 
     {"hosts": ["gateway.example"],
      "max_tokens": 4096,
      "models": {"<model>": {"<base url>":
          {"max_tokens": 25000, "cache": "all" | "no-tools" | "none", "workspace_id": "123"}}}}
 
-`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this endpoint takes; `cache`
-is where it takes cache marks; `workspace_id` is named where a host serves several workspaces. A model is called what
-it is called on that route: `databricks-<model>` or `system.ai.<model>`. Nothing here raises into a chat: what cannot be
-adapted is sent as it was.
+`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this
+endpoint takes; `cache` is where it takes cache marks; `workspace_id` is named where a host serves
+several workspaces. A model is called what it is called on that route: `databricks-<model>` or
+`system.ai.<model>`. Nothing here raises into a chat: what cannot be adapted is sent as it was.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def adapt(messages: list[Message], model: str, base_url: str, learnt: Any = None
         learnt: what `learnt.json` holds.
 
     Returns:
-        The fields of the request to set: `messages`, and the cap on output tokens where the endpoint has one.
+        The fields of the request to set: `messages`, and the cap on output tokens where the
+            endpoint has one.
     """
     facts = _facts(learnt, model, base_url)
     shaped, cap = [_plain(message) for message in messages], facts.get("max_tokens")
@@ -72,7 +75,7 @@ def cap_field(model: str) -> str:
 
 
 def family(model: str) -> str:
-    """Whose model a name stands for: "claude", "gpt", "gemini", or "open" weights for all others."""
+    """Whose model a name stands for: "claude", "gpt", "gemini", or "open" for all others."""
     name = model.lower()
     return (
         "open"
@@ -99,7 +102,9 @@ def _facts(learnt: Any, model: str, base_url: str) -> dict[str, Any]:
 
 
 def _plain(message: Message) -> Message:
-    """A message without a `name`, which only a user's may have, and with no empty text beside tool calls."""
+    """A message without a `name`, which only a user's may have, and with no empty text beside tool
+    calls.
+    """
     role = message.get("role")
     kept = {key: value for key, value in message.items() if key != "name" or role == "user"}
     if role == "assistant" and message.get("tool_calls"):
@@ -116,7 +121,9 @@ def _not_empty(content: Any) -> Any:
 
 
 def _one_call_each(messages: list[Message]) -> list[Message]:
-    """Several calls of one message as one message each, before its answer; a list that does not pair up stays."""
+    """Several calls of one message as one message each, before its answer; a list that does not
+    pair up stays.
+    """
     shaped, i = list[Message](), 0
     while i < len(messages):
         message, i = messages[i], i + 1
@@ -141,7 +148,9 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
 
 
 def _cached(messages: list[Message], where: Any) -> list[Message]:
-    """The messages with cache marks, four at most: the system's, the user's last two, and where it is taken the last tool's."""
+    """The messages with cache marks, four at most: the system's, the user's last two, and where it
+    is taken the last tool's.
+    """
     left = {} if where == "none" else {"system": 1, "user": 2, "tool": int(where == "all")}
     shaped = list(messages)
     for i, message in reversed(list(enumerate(messages))):
@@ -191,19 +200,22 @@ def _profile(bundled: Any) -> Any:
 def _adapted(
     body: dict[str, Any], fields: dict[str, Any], messages: Any, context: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the bundled profile adds to a request, as a Databricks host takes it; for any other host as it is.
+    """What the bundled profile adds to a request, as a Databricks host takes it; for any other host
+    as it is.
 
     Arguments:
         body: what goes into the request's `extra_body`.
         fields: what is merged over the request.
-        messages: the conversation; None for a title or a summary, which comes without a session too.
+        messages: the conversation; None for a title or a summary, which comes without a session
+            too.
         context: the model, the base URL and the session.
     """
     model, base_url = str(context.get("model")), str(context.get("base_url"))
     learnt = _learnt()
     if not is_databricks(base_url, learnt):
         return body, fields
-    # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0 stumbles.
+    # Claude refuses an effort; asked to think, it answers with lists, over which Hermes 0.19.0
+    # stumbles.
     left_out = "reasoning_effort" if "claude" in model.lower() else ""
     fields = {key: value for key, value in fields.items() if key != left_out}
     if messages and "session_id" in context:

@@ -19,14 +19,15 @@ from hermes.client import Client
 from hermes.models import Catalog
 from hermes.proof import Prover
 from hermes.routes import Place
+from hermes.trust import Trust
 from setup_hermes import main
-from tests.mocked import DIRECT, EVENT, OPENAI, OPUS_4_7, TOKEN, serve
-from tests.test_utils import AZURE, ID
+from tests.mocked import DIRECT, EVENT, HOST, OPENAI, OPUS_4_7, TOKEN, serve
+from tests.test_utils import AZURE, AZURE_GATEWAY, ID
 
 
 def prover_for(url: str) -> Prover:
     """A prover that has asked one route for a model."""
-    prover = Prover(Client(TOKEN))
+    prover = Prover(Client(TOKEN, Trust(url.rpartition("/")[0])))
     prover.ask(Place(url, OPUS_4_7))
     return prover
 
@@ -213,3 +214,12 @@ def test_netrc_does_not_replace_the_token(
     assert all(
         call.request.headers["Authorization"] == f"Bearer {TOKEN}" for call in responses.calls
     )
+
+
+@responses.activate
+def test_the_token_goes_nowhere_else() -> None:
+    client = Client(TOKEN, Trust(HOST, AZURE_GATEWAY))
+    for url in ("https://elsewhere.example/x", f"{HOST}.example/x", "http://127.0.0.1:1/x"):
+        with pytest.raises(ValueError, match="may not go to"):
+            client.get(url)
+    assert len(responses.calls) == 0

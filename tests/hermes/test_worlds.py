@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
-from setup_hermes import main
+from setup_hermes import main, refresh_token
 from tests.mocked import config_of
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
 from tests.standin.worlds import WORLDS
@@ -38,15 +39,21 @@ Runner = Callable[..., Run]
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
-    """Runs setup in this process, against a workspace."""
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Runner:
+    """Runs setup in this process, against a workspace, in the home that `home` or `hermes_home` made."""
 
     def go(workspace: StandIn, *arguments: str, **settings: str) -> Run:
         for name, value in workspace.env.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("SSL_CERT_DIR", raising=False)
         workspace.requests.clear()
-        env = workspace.env | {"HOME": str(home), "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""}
+        env = workspace.env | {
+            "HOME": str(tmp_path / "home"),
+            "DEEPWIKI_MCP_URL": "",
+            "EXA_MCP_URL": "",
+        }
         code = main([*arguments], env | settings)
         asked = [
             (r.path.removesuffix("/chat/completions"), r.model, r.status) for r in workspace.chats()
@@ -147,7 +154,13 @@ YES, NO = "yes: direct serving does not answer for ", "no: "
     ],
 )  # fmt: skip
 def test_check_says_what_each_workspace_answered_and_what_to_do(
-    options: dict[str, Any], settings: dict[str, str], code: int, last: str, row: str, run: Runner
+    options: dict[str, Any],
+    settings: dict[str, str],
+    code: int,
+    last: str,
+    row: str,
+    run: Runner,
+    home: Path,
 ) -> None:
     """The token is blamed only where the answer is about it; each other refusal has its own cure."""
     with StandIn(**options) as workspace:
@@ -234,7 +247,7 @@ def test_a_stand_in_that_is_listed_but_refused_is_passed_over(run: Runner, home:
 
 @pytest.mark.parametrize(("tier", "cap"), [(20_000, 8192), (8000, None)])
 def test_a_small_tier_is_not_taken_for_a_busy_minute(
-    tier: int, cap: int | None, run: Runner
+    tier: int, cap: int | None, run: Runner, home: Path
 ) -> None:
     """`max_tokens` counts before a request is let in: Hermes's 65,536 may never be."""
     with StandIn(tier=tier) as workspace:
@@ -252,3 +265,62 @@ def test_a_name_that_was_retired_is_asked_for_again_where_nothing_else_answers(
             workspace.world, workspace.serves = "classic", classic.serves
         assert run(workspace).code == 0
         assert config_of(home)["model"]["default"] == OPUS_4_7
+
+
+# --- With the real Hermes ---------------------------------------------------------------------------------------------
+
+
+def ask(workspace: StandIn, home: Path, question: str, option: str = "-Q") -> str:
+    """What `hermes chat -q` prints."""
+    command = [str(home / ".local" / "bin" / "hermes"), "chat", option, "-q", question]
+    env = workspace.env | {"HOME": str(home)}
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.stdout
+
+
+QUICK = {("classic", "gcp"), ("both", "aws"), ("enforced", "azure")}
+EACH = [
+    pytest.param(world, cloud, marks=[] if (world, cloud) in QUICK else [pytest.mark.slow])
+    for world in WORLDS
+    for cloud in ("azure", "aws", "gcp")
+]
+
+
+@pytest.mark.parametrize(("world", "cloud"), EACH)
+def test_hermes_answers_in_each_world_through_tool_calls_a_rotation_and_a_loss(
+    world: str, cloud: str, run: Runner, hermes_home: Path
+) -> None:
+    with StandIn(cloud=cloud, world=world) as workspace:
+        url, model, _ = expected(world, workspace)
+        assert run(workspace).code == 0
+        workspace.tool_calls = 3
+        assert f"{model} through {url}: first" in ask(workspace, hermes_home, "first")
+        assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
+        assert f"{model} through {url}: second" in ask(workspace, hermes_home, "second")
+        assert {r.status for r in workspace.chats() if r.model == model} == {200, 400}
+        workspace.gateway = "refused"
+        lost = OPUS_4_6 if world != "enforced" else NEW_4_7
+        assert f"{lost} through https://{workspace.workspace_host}/" in ask(
+            workspace, hermes_home, "third"
+        )
+
+
+def test_hermes_takes_the_windows_that_the_workspace_tells(run: Runner, hermes_home: Path) -> None:
+    """By itself Hermes 0.19.0 takes a newer name for a model of 200,000 tokens, or of 128,000."""
+    with StandIn(world="enforced") as workspace:
+        assert run(workspace, HERMES_MODEL="system.ai.claude-opus-5").code == 0
+        said = ask(workspace, hermes_home, "hello", "-v")
+    assert "Context limit: 1,000,000 tokens" in said
+
+
+def test_a_host_of_several_workspaces_is_told_which_by_hermes_too(
+    run: Runner, hermes_home: Path
+) -> None:
+    with StandIn(world="enforced", faults={"several-workspaces"}) as workspace:
+        assert run(workspace).code == 0
+        url, model, _ = expected("enforced", workspace)
+        workspace.requests.clear()
+        assert f"{model} through {url}: hello" in ask(workspace, hermes_home, "hello")
+        assert {r.status for r in workspace.chats()} == {200}
