@@ -5,6 +5,7 @@ once, and two runs share nothing else. It is deleted at the end.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ def main_in_own_home(argv: list[str]) -> int:
     with TemporaryDirectory(prefix="run.", dir=folder, ignore_cleanup_errors=True) as home:
         Path(home, ".local").symlink_to(folder / ".local")
         os.environ["HOME"] = home
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))  # the terminal was closed
         return main(argv[2:])
 
 
