@@ -102,13 +102,14 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     from nicegui import app, ui
 
     from webapp.dashboard.proxy import Dashboard
+    from webapp.description import Description
     from webapp.files.transfer import Files
     from webapp.imports import finish_imports
     from webapp.page import Window
     from webapp.sessions import Sessions
 
     sessions = Sessions(settings, keeper, partial(finish_imports, settings))
-    news = TokenNews()
+    news, description = TokenNews(), Description(settings.config)
     owner = Owner(settings.owner)
 
     async def end() -> None:
@@ -121,7 +122,8 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
     @ui.page("/")
     def page() -> None:
         number = ui.context.client.request.query_params.get("terminal", "")
-        Window(sessions, int(number) if number.isdecimal() and len(number) < 4 else 0, news)
+        known = int(number) if number.isdecimal() and len(number) < 4 else 0
+        Window(sessions, known, news, description)
 
     whole = FastAPI(openapi_url=None)
     ui.run_with(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import yaml
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from hermes.config import was_proved
+from webapp.description import Description
 from webapp.keep.keeper import DISK
+from webapp.panel import ICON
 from webapp.panels import add_panels
 from webapp.sessions import Sessions
+from webapp.tabs import Tabs
 from webapp.terminal.pty import Terminal
 from webapp.terminal.screen import Screen
 from webapp.terminal.viewer import RESET, Viewer
@@ -24,16 +23,19 @@ from webapp.tokens import POLL, TokenNews
 
 DAY = 86400.0
 XTERM = {
-    "fontFamily": "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
+    "fontFamily": "ui-monospace, 'SF Mono', 'Cascadia Mono', Menlo, Consolas, 'DejaVu Sans Mono', "
+    "monospace",
     "fontSize": 14,
-    "cursorBlink": False,  # its animation keeps the browser drawing, which makes an echo three times as slow
+    # Its animation keeps the browser drawing, which makes an echo three times as slow.
+    "cursorBlink": False,
     "scrollback": 10000,
     "theme": {
         "background": "#101216",
         "foreground": "#d7dae0",
         "cursor": "#d7dae0",
         "selectionBackground": "#3b4252",
-        "selectionInactiveBackground": "#7a5c1e",  # what was found, while the focus is in the find bar
+        # What was found, while the focus is in the find bar.
+        "selectionInactiveBackground": "#7a5c1e",
     },
 }
 BUTTONS = [
@@ -50,10 +52,13 @@ class Window:
         sessions: the terminals.
         number: the one to show; another where it is not open.
         news: what is known of the token.
+        description: of the model and the route.
     """
 
-    def __init__(self, sessions: Sessions, number: int, news: TokenNews) -> None:
-        self.sessions, self.number = sessions, number
+    def __init__(
+        self, sessions: Sessions, number: int, news: TokenNews, description: Description
+    ) -> None:
+        self.sessions, self.number, self.description = sessions, number, description
         self.terminal: Terminal | None = None
         self.serial = 0  # of what is shown
         self.size: tuple[int, int] | None = None  # until the browser has said it
@@ -74,12 +79,11 @@ class Window:
             ui.element("span").classes("link")
             self.label = add_panels(sessions, news, self.show)
             self.dashboard = ui.button("Dashboard", icon="dashboard").classes("dashboard")
-            self.dashboard.props(
-                "flat dense no-caps no-wrap color=grey-4 aria-label=Dashboard href=/hermes/ target=_blank"
-            ).props("aria-keyshortcuts=Control+Shift+D").tooltip("Dashboard (Ctrl+Shift+D)")
+            self.dashboard.props(f"{ICON} no-caps no-wrap aria-label=Dashboard title=Ctrl+Shift+D")
+            self.dashboard.props("href=/hermes/ target=_blank aria-keyshortcuts=Control+Shift+D")
             self.dashboard.set_visibility(False)
             self.kept = ui.label().classes("kept")
-            self.tabs = ui.element("nav").classes("tabs")
+            self.tabs = Tabs(sessions, self.show)
             for label, icon, call in BUTTONS:
                 button = ui.button(icon=icon).props(
                     f'flat dense color=grey-4 aria-label="{label}" title="{label}"'
@@ -118,9 +122,8 @@ class Window:
 
     def _read(self) -> None:
         self.once.set_visibility(False)
-        self.client.run_javascript(
-            "localStorage.setItem('disk', 'read')"
-        )  # the browser's memory outlives our disk
+        # The browser's memory outlives our disk.
+        self.client.run_javascript("localStorage.setItem('disk', 'read')")
 
     def _disconnect(self) -> None:
         if not self.client.has_socket_connection:
@@ -133,9 +136,8 @@ class Window:
 
     def _write(self, text: str) -> Awaitable[None]:
         # Not async: whether it is replayed is so now, not when its turn comes.
-        return self._run(
-            f"getElement({self.screen.id}).show({json.dumps(text)}, {json.dumps(self.viewer.replayed)})"
-        )
+        given = f"{json.dumps(text)}, {json.dumps(self.viewer.replayed)}"
+        return self._run(f"getElement({self.screen.id}).show({given})")
 
     async def _run(self, code: str) -> None:
         await self.client.run_javascript(code, timeout=DAY)  # answered when xterm.js has parsed it
@@ -143,10 +145,8 @@ class Window:
     async def _type(self, event: GenericEventArguments) -> None:
         text, begun, more = event.args
         serial = self.serial
-        if self.terminal and begun in (
-            0,
-            serial,
-        ):  # the rest of a paste is not for another terminal
+        # The rest of a paste is not for another terminal.
+        if self.terminal and begun in (0, serial):
             self.terminal.type(self.viewer, str(text))
             if more:
                 await self.terminal.taken()
@@ -171,55 +171,22 @@ class Window:
                 f"{RESET}This terminal has ended. The button below opens a new one.\r\n",
                 False,
             )
-        self.tabs.clear()
-        with self.tabs:
-            for number in sorted(terminals) if len(terminals) > 1 else []:
-                tab = ui.button(str(number), on_click=partial(self.show, number)).props(
-                    "flat dense color=grey-4"
-                )
-                tab.props(f'aria-label="Terminal {number}"').classes(
-                    "shown" if number == self.number else ""
-                )
+        self.tabs.draw(self.number)
 
     def _new(self) -> None:
         if number := self.sessions.new():
             self.show(number)
         else:
-            limit = self.sessions.settings.limit
-            ui.notify(
-                f"All {limit} terminals are in use; `exit` in one of them frees its place.",
-                position="top",
-            )
+            ui.notify(self.sessions.full, position="top")
             self.screen.run_method("focus")
 
-    def _describe(self) -> None:
-        config = self.sessions.settings.config
+    async def _describe(self) -> None:
+        await self.description.refresh()
+        if self.label.is_deleted:  # the window has gone
+            return
         self.dashboard.set_visibility(not self.sessions.note)
-        self.label.set_text(self.sessions.note or describe(config) or "Routes")
+        text = self.sessions.note or self.description.text or "Routes"
+        self.label.set_text(text)
         note = self.sessions.keeper.note if self.sessions.keeper else ""
         self.kept.set_text(note)
         self.kept.props["title"] = note  # all of it, where the line is too short
-
-
-def describe(config: Path) -> str:
-    """The model and the route that Hermes uses, in a few words; "" where its config does not say."""
-    try:
-        model = yaml.safe_load(config.read_text())["model"]
-        url, name = model["base_url"].rstrip("/"), model["default"]
-        elsewhere = urlsplit(url).hostname or "no route"
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        yaml.YAMLError,
-    ):
-        return ""
-    doubt = "" if was_proved(config) is not False else "NOT PROVED · "
-    gateway = "ai-gateway" in url or url.endswith(("/openai", "/mlflow/v1"))
-    route = (
-        "direct" if url.endswith("/serving-endpoints") else "AI Gateway" if gateway else elsewhere
-    )
-    return f"{doubt}{name} · {route}"

@@ -40,9 +40,8 @@ class Panel:
         self.button = ui.button(title, on_click=self.toggle).props(
             f"{ICON} no-caps no-wrap aria-haspopup=dialog"
         )
-        self.button.props(f"aria-keyshortcuts=Control+Shift+{key}").tooltip(
-            f"{title} (Ctrl+Shift+{key})"
-        )
+        # No tooltip of Quasar's: on a phone it stays, over the panel.
+        self.button.props(f'aria-keyshortcuts=Control+Shift+{key} title="Ctrl+Shift+{key}"')
         with ui.dialog().props(
             f"position=right no-refocus transition-duration=100 aria-label={title}"
         ) as self.dialog:

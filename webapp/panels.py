@@ -104,9 +104,7 @@ class _RoutesPanel:
             self.panel.dialog.close()
             self.show(number)
         else:
-            ui.notify(
-                "All terminals are in use; `exit` in one of them frees its place.", position="top"
-            )
+            ui.notify(self.sessions.full, position="top")
 
     def _draw(self) -> None:
         if self.lines.is_deleted:  # the window has gone

@@ -94,15 +94,20 @@ class Sessions:
             self.phase = Phase.AGAIN  # before the terminal's task begins
         return number
 
-    def end(self, number: int) -> None:
-        """End a terminal, with all that runs in it."""
-        if terminal := self.open.get(number):
+    @property
+    def full(self) -> str:
+        """What to do when `new` gives no number."""
+        return f"All {self.settings.limit} terminals are in use; close one with the ✕ on its tab."
+
+    def end(self, terminal: Terminal) -> None:
+        """End a terminal, with all that runs in it; one that is ending already is left alone."""
+        if terminal in self.open.values():
             self._tasks[terminal].cancel()
 
     async def close(self) -> None:
         """End every terminal, with all that runs in it."""
-        for number in self.open:  # others are ending already, and must not be disturbed
-            self.end(number)
+        for terminal in self.open.values():
+            self.end(terminal)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _live(self, number: int, terminal: Terminal) -> None:

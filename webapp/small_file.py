@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+
+import yaml
 
 MOST = 256 * 1024  # bytes; Hermes's config has about 2,000
 
@@ -33,3 +36,33 @@ def read_small_file(path: Path) -> bytes:
     if len(data) > MOST:
         raise OSError(f"{path} has more than {MOST} bytes")
     return data
+
+
+def most_pairs(data: bytes) -> int:
+    """How many pairs a mapping of a YAML text has at most, once its merges (`<<`) are followed.
+
+    A loader copies all of them: 1.7 kB of merges of merges take it minutes and gigabytes. What is
+    not YAML has none.
+    """
+    sizes: dict[int, int] = {}  # of each node that was seen
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        root = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
+        if root:
+            _measure(root, sizes)
+    return max(sizes.values(), default=0)
+
+
+def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The pairs of a node once its merges are followed; its parts' go into `sizes` too."""
+    if id(node) in sizes:
+        return sizes[id(node)]
+    sizes[id(node)] = 0  # a node may hold itself
+    count = 0
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            size = _measure(value, sizes)
+            count += size if key.tag == "tag:yaml.org,2002:merge" else 1
+    elif isinstance(node, yaml.SequenceNode):
+        count = sum(_measure(part, sizes) for part in node.value)
+    sizes[id(node)] = count
+    return count

@@ -13,7 +13,7 @@ from hermes.config import refresh_token
 from hermes.login import sdk_config
 from hermes.urls import clean_url
 from webapp.settings import AppSettings
-from webapp.small_file import MOST, is_small_file
+from webapp.small_file import MOST, is_small_file, most_pairs, read_small_file
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,10 @@ def _bring(config: Path, login: Any, known: _Known, news: TokenNews) -> _Known:
     # The file's time is part of it: whoever writes the file may put an old token back.
     now = _Known(bearer(login), config.stat().st_mtime_ns)
     if now != known:
+        if most_pairs(read_small_file(config)) > MOST:
+            raise ValueError(
+                f"{config.name} holds merges of merges (<<) that are too many to follow"
+            )
         refresh_token(config, now.token, clean_url("DATABRICKS_HOST", login.host or ""))
         if now.token != known.token:
             news.since = time.time()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,14 +27,16 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from tests.conftest import ROOT
 from tests.served import OWNER, Served, until
 from tests.standin import OPUS_4_7, StandIn
 from tests.webapp.test_tokens import write_config
-from webapp.page import describe
+from webapp.description import describe
 
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 PATIENCE = 60_000  # milliseconds
 PROMPT = "\u276f"  # Hermes's
+PROMPTS = "projects#" if os.getuid() == 0 else "projects$"  # the shell's
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -148,7 +152,7 @@ def prompt(page: Page) -> None:
 
 
 def tabs(page: Page) -> list[str]:
-    return page.locator(".tabs .q-btn").all_inner_texts()
+    return page.locator(".tabs .number").all_inner_texts()
 
 
 class Relay:
@@ -244,6 +248,52 @@ def test_the_line_says_what_the_setup_learnt(tmp_path: Path) -> None:
     ):
         (tmp_path / ".config.yaml.setup").write_bytes(memory.encode("utf-8", "surrogateescape"))
         assert describe(config) == shown
+
+
+def bombs(folder: Path) -> dict[str, Callable[[], object]]:
+    """What a program may put where Hermes's config is, and each once held up the whole app."""
+    config = folder / "config.yaml"
+    model = "model: {default: m, base_url: https://h/serving-endpoints}\n"
+    merges = "a0: &a0 {k: 1}\n" + "".join(
+        f"a{n}: &a{n}\n  <<: [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)
+    )
+    return {
+        "fifo": lambda: os.mkfifo(config),
+        "folder": config.mkdir,
+        "loop of links": lambda: config.symlink_to(config),
+        "no end": lambda: config.symlink_to("/dev/zero"),
+        "merges of merges": lambda: config.write_text(merges + model),
+        "300 kB": lambda: config.write_text(model + "# \n" * 100_000),
+        "300 kB of model": lambda: config.write_text("model:\n" + "  k: v\n" * 50_000),
+    }
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("kind", bombs(Path()))
+def test_no_config_holds_up_the_line_or_the_token(tmp_path: Path, kind: str) -> None:
+    bombs(tmp_path)[kind]()
+    code = """if True:
+        import resource, sys, pathlib
+        resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
+        from webapp.description import describe
+        from webapp.tokens import keep_token_fresh, TokenNews
+        from tests.webapp.test_tokens import Login
+        config, news = pathlib.Path(sys.argv[1]), TokenNews()
+        print(describe(config))
+        try: keep_token_fresh(config, lambda: Login(lambda: "one"), lambda _: 1 / 0, news)
+        except ZeroDivisionError: print(news.trouble)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "config.yaml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE / 1000,
+        check=True,
+    )
+    shown, trouble = done.stdout.splitlines()
+    assert shown == ("m · direct" if kind == "merges of merges" else "")
+    assert ("No fresh token (" in trouble) == (kind != "loop of links")
 
 
 def test_the_line_names_no_model_while_hermes_is_off(window: Open, shells: Served) -> None:
@@ -550,6 +600,32 @@ def test_numbers_beyond_any_screen_hang_nothing(window: Open, shells: Served) ->
     sees(page, "xxxxy")
 
 
+HOSTILE = {
+    "20,000 accents on one letter": "e" + "\u0301" * 20_000,
+    "a screen of accents": ("e" + "\u0301" * 40) * 5000,
+    "scrolled up by the screen": "\x1b[%(rows)dS" * 8000,
+    "lines put in by the hundred": "\x1b[1000L" * 8000,
+    "one line of 2 MB": "x" * 2_000_000,
+    "a title without an end": "\x1b]0;" + "x" * 2_000_000,
+    "links of 100 kB": f"\x1b]8;;http://a/{'x' * 100_000}\x1b\\t\x1b]8;;\x1b\\\r\n" * 20,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_output_freezes_the_browser_nor_its_next_page(
+    window: Open, shells: Served, kind: str
+) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    rows = page.evaluate(f"{SCREEN}.terminal.rows")
+    output = HOSTILE[kind].replace("%(rows)d", str(rows))
+    (shells.home / "output").write_text(output)
+    run(page, "cat ~/output; printf '\\e\\\\\\r\\nafter %d\\r\\n' $((1))")
+    sees(page, "after 1")
+    page.reload()
+    sees(page, "after 1")
+
+
 def test_find_goes_through_the_whole_scrollback(window: Open, shells: Served) -> None:
     page = window(shells.url)
     sees(page, "Hermes is turned off")
@@ -667,10 +743,8 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(
         "Right",
     ):
         expect(page.get_by_label(name, exact=True)).to_be_in_viewport(ratio=1)
-    words = page.locator(".route .block").bounding_box()
-    assert words
-    assert words["height"] < 30  # one line, cut at its end
-    assert words["width"] > 60
+    words = page.locator(".route .block")
+    assert words.evaluate("e => e.scrollWidth <= e.clientWidth"), "the route is cut"
     shot(page, "14-phone")
     page.get_by_label("Find (Ctrl+Shift+F)").tap()
     page.keyboard.type("not there")
@@ -858,21 +932,21 @@ def test_terminals_are_opened_shown_bounded_and_freed(window: Open, workspace: S
         shot(page, "8-all-in-use")
         page.keyboard.type("echo typed $((3 * 3))\n")
         sees(page, "typed 9")
-        page.get_by_label("Terminal 1").click()
+        page.get_by_label("Terminal 1", exact=True).click()
         sees(page, "this is 1")
         # What is typed goes to the one that shows.
         page.wait_for_function("document.activeElement.classList.contains('xterm-helper-textarea')")
         page.keyboard.type("exit\n")
         sees(page, "this is 2")
-        expect(page.locator(".tabs .q-btn")).to_have_count(2)
+        expect(page.locator(".tabs .number")).to_have_count(2)
         assert tabs(page) == ["2", "3"]
         new.click()
         page.wait_for_url("**/?terminal=1")
         sees(page, "Hermes is turned off")
         for _ in range(3):
-            count = page.locator(".tabs .q-btn").count()
+            count = page.locator(".tabs .number").count()
             run(page, "exit")
-            expect(page.locator(".tabs .q-btn")).to_have_count(count - 1 if count > 2 else 0)
+            expect(page.locator(".tabs .number")).to_have_count(count - 1 if count > 2 else 0)
         sees(page, "This terminal has ended")
         shot(page, "9-ended")
         new.click()
@@ -881,6 +955,76 @@ def test_terminals_are_opened_shown_bounded_and_freed(window: Open, workspace: S
         sees(page, "This terminal has ended")
         page.reload()
         sees(page, "Hermes is turned off")
+
+
+def test_a_tab_ends_its_terminal_and_asks_where_a_program_runs(
+    window: Open, shells: Served
+) -> None:
+    page = window(shells.url)
+    sees(page, "Hermes is turned off")
+    for number in (2, 3):
+        page.get_by_role("button", name="New terminal").click()
+        page.wait_for_url(f"**/?terminal={number}")
+        sees(page, "This is a shell")
+    sees(page, PROMPTS)
+    page.get_by_label("End terminal 3").click()
+    page.wait_for_url("**/?terminal=1")
+    assert tabs(page) == ["1", "2"]
+    page.get_by_label("Terminal 2", exact=True).click()
+    run(page, "echo a job $((1)); sleep 600 &")
+    sees(page, "a job 1")
+    until(lambda: any("sleep 600" in p for p in shells.processes()), lambda: "no job")
+    question = page.get_by_role("alertdialog")
+    page.get_by_label("End terminal 2").click()
+    expect(question).to_contain_text("A program runs in terminal 2, and ends with it.")
+    expect(question.get_by_role("button", name="Keep it")).to_be_focused()
+    shot(page, "16-end-terminal")
+    page.keyboard.press("Enter")
+    expect(question).to_be_hidden()
+    run(page, "echo still $((2))")
+    sees(page, "still 2")
+    page.get_by_label("End terminal 2").click()
+    question.get_by_role("button", name="End it").click()
+    page.wait_for_url("**/?terminal=1")
+    expect(page.locator(".tabs .number")).to_have_count(0)
+    until(
+        lambda: not any("sleep 600" in p for p in shells.processes()),
+        lambda: str(shells.processes()),
+    )
+    page.keyboard.type("echo back $((3))\n")
+    sees(page, "back 3")
+
+
+# Buttons of the line that are cut off, covered, or out of the window.
+UNREACHABLE = """() => [...document.querySelectorAll(".line button, .line a")].filter(button => {
+  if (!button.checkVisibility()) return false;
+  const box = button.getBoundingClientRect();
+  const seen = [[box.left + 2, box.top + 2], [box.right - 2, box.bottom - 2]].every(([x, y]) =>
+    button.contains(document.elementFromPoint(x, y)));
+  return !seen || box.width < 20 || box.height < 20;
+}).map(button => button.ariaLabel || button.innerText)"""
+
+
+@pytest.mark.parametrize("touch", [False, True], ids=["mouse", "touch"])
+def test_every_control_can_be_reached_at_every_width(
+    window: Open, shells: Served, touch: bool
+) -> None:
+    page = window(shells.url, has_touch=touch, is_mobile=touch)
+    sees(page, "Hermes is turned off")
+    write_config(shells.home / ".hermes" / "config.yaml", "https://h/serving-endpoints")
+    for count in range(1, 6):
+        if count > 1:
+            page.get_by_role("button", name="New terminal").click()
+            page.wait_for_url(f"**/?terminal={count}")
+        for width in (320, 360, 390, 430, 480, 600, 601, 640, 720, 800, 900, 1024, 1280, 1440):
+            page.set_viewport_size({"width": width, "height": 640})
+            page.wait_for_function("width => innerWidth === width", arg=width)
+            assert page.evaluate(UNREACHABLE) == [], (count, width)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            if count in (1, 5) and width in (320, 390, 640, 1440):
+                shot(page, f"21-line-{count}-{width}-{'touch' if touch else 'mouse'}")
+    page.locator(".route").hover()
+    expect(page.locator(".q-tooltip")).to_have_count(0)
 
 
 def test_a_terminal_that_does_not_exist_is_another_one(window: Open, shells: Served) -> None:

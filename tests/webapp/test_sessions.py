@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not 
 
 from tests.served import PATIENCE
 from webapp import sessions
-from webapp.sessions import Sessions
+from webapp.sessions import CONTINUE, Phase, Sessions, has_conversation
 from webapp.settings import read_settings
 from webapp.terminal.pty import Terminal
 from webapp.terminal.viewer import Viewer
@@ -93,7 +95,7 @@ def test_a_setup_that_failed_is_tried_again_in_the_next_terminal(
         await seat.shows(1, "This is a shell.")
         seat.open()
         await seat.shows(2, "set up\r\nHermes, chat")
-        assert seat.sessions.note == ""
+        assert seat.sessions.phase is Phase.READY
         seat.open()
         await seat.shows(3, "Hermes, chat")
         assert "set up" not in seat.text[3]
@@ -155,6 +157,63 @@ def test_a_token_that_comes_late_is_found_by_the_next_terminal(
         (tmp_path / "home" / "token").touch()
         seat.open()
         await seat.shows(2, "Hermes, chat")
+
+    seat.run(session)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([("cli", 2)], True),
+        ([("cli", 0), ("telegram", 9)], False),  # nothing was said; another program's
+        ([], False),
+        (None, False),
+    ],
+)
+def test_the_first_terminal_says_how_the_last_conversation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, int]] | None, told: bool
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, READY)
+    database = tmp_path / "home" / ".hermes" / "state.db"
+    if rows is None:
+        database.write_bytes(b"no database")
+    else:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("CREATE TABLE sessions (source TEXT, message_count INTEGER)")
+            connection.executemany("INSERT INTO sessions VALUES (?, ?)", rows)
+
+    async def session() -> None:
+        for number in (1, 2):
+            seat.open()
+            await seat.shows(number, "Hermes, chat")
+            assert (CONTINUE in seat.text[number]) == (told and number == 1)
+
+    seat.run(session)
+
+
+def test_a_database_that_never_answers_is_no_conversation(tmp_path: Path) -> None:
+    endless = "WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 1 FROM r) SELECT 'cli', 1 FROM r"
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        view = f"{endless} WHERE 0"
+        connection.execute(f"CREATE VIEW sessions (source, message_count) AS {view}")
+    assert not has_conversation(tmp_path / "state.db")
+
+
+def test_what_is_prepared_is_ready_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    seat = Seat(home, monkeypatch, f"[ -f prepared ] && echo in order; {READY}")
+
+    def prepare() -> None:
+        assert not seat.text[1]
+        (home / "prepared").touch()
+
+    seat.sessions = Sessions(seat.sessions.settings, prepare=prepare)
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "in order\r\nset up")
 
     seat.run(session)
 
