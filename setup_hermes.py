@@ -25,6 +25,7 @@ from hermes.install import (
     install_plugin,
     prepare_home,
 )
+from hermes.installed import notes
 from hermes.learnt import read_learnt
 from hermes.login import load_settings
 from hermes.report import chosen, problem, substitution, table, verdict
@@ -96,6 +97,7 @@ def _setup(env: Mapping[str, str]) -> int:
             f"{table(settings, proof.answers)}\nWarning: {verdict(proof)}",
             file=sys.stderr,
         )
+    print(*(f"{note}\n" for note in notes(settings.home, env)), sep="", end="", file=sys.stderr)
     return 0
 
 

@@ -106,7 +106,8 @@ def install_plugin(settings: HermesSettings, learnt: Learnt, cap: int = 0) -> No
     folder, before = settings.home / PLUGIN, read_files(settings.home)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    for source in sorted(Path(provider.__file__).parent.glob("*.*")):
+    # __init__.py last: it imports the others.
+    for source in sorted(Path(provider.__file__).parent.glob("*.*"), reverse=True):
         ours, target = source.read_bytes(), folder / source.name
         there = target.read_bytes() if target.exists() else None
         files[source.name] = _hash(ours)

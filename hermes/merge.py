@@ -25,6 +25,7 @@ _MIGRATED = {
     "default_model": "model",
     "transport": "api_mode",
 }
+PLUGIN = "databricks"  # what Hermes calls our plugin
 _LIST = ("models", "discover_models")  # the fields of a provider that say what `/model` offers
 
 Config = dict[str, Any]
@@ -129,6 +130,7 @@ def merge_config(
     _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
     servers: dict[str, Config] = {n: {"url": url} for n, url in settings.mcp_servers.items() if url}
     merge_servers(config, servers, memory.mcp_servers)
+    _allow_plugin(config)
     skills = settings.home / ".claude" / "skills"
     if skills.is_dir():
         _fill(config, "skills", {"external_dirs": [str(skills)]})
@@ -356,6 +358,15 @@ def _users_servers(there: Config, ours: Config, before: Mapping[str, Config]) ->
         if entry != before.get(name, ...) and not codas:
             kept[name] = entry
     return kept
+
+
+def _allow_plugin(config: Config) -> None:
+    """List our plugin where a list says which are allowed, and none says that ours is not."""
+    plugins = as_dict(config.get("plugins"))
+    allowed, refused = plugins.get("enabled"), plugins.get("disabled")
+    refused = refused if isinstance(refused, list) else []
+    if isinstance(allowed, list) and PLUGIN not in [*allowed, *refused]:
+        config["plugins"] = {**plugins, "enabled": [*allowed, PLUGIN]}
 
 
 def _fill(config: Config, key: str, defaults: Config) -> None:

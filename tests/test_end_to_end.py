@@ -476,7 +476,7 @@ def test_what_hermes_writes_itself_is_ours_again(
         assert str(ours[key]).replace(workspace.token, "") == re.sub(
             "dapi\\w+", "", str(first[key])
         )
-    rest = {"model", "custom_providers", "fallback_providers", "providers", "security"}
+    rest = {"model", "custom_providers", "fallback_providers", "providers", "security", "plugins"}
     assert {k: v for k, v in ours.items() if k not in rest} == {
         k: v for k, v in theirs.items() if k not in rest
     }

@@ -11,9 +11,9 @@ import yaml
 
 from tests.conftest import FAULTS, ROOT
 
-# Set by Databricks Apps, by CODA's parent process, or databricks-sdk's own.
+# Set by Databricks Apps, by CODA's parent process, or databricks-sdk's or Hermes's own.
 PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
-PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_FILE"}
+PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_FILE", "HERMES_HOME"}
 LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of an app.yaml
 
 

@@ -254,6 +254,34 @@ def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
     assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
 
 
+@pytest.mark.parametrize(
+    ("plugins", "after"),
+    [
+        (None, None),
+        ({}, {}),
+        ({"enabled": []}, {"enabled": ["databricks"]}),
+        ({"enabled": ["mine"], "x": 1}, {"enabled": ["mine", "databricks"], "x": 1}),
+        ({"enabled": ["databricks"]}, {"enabled": ["databricks"]}),
+        ({"enabled": [], "disabled": ["databricks"]}, {"enabled": [], "disabled": ["databricks"]}),
+        ({"enabled": "mine"}, {"enabled": "mine"}),
+        ([1], [1]),
+    ],
+)
+def test_the_plugin_is_listed_where_hermes_has_such_a_list(
+    plugins: Any, after: Any, tmp_path: Path
+) -> None:
+    config = merged({"plugins": plugins}, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    assert config["plugins"] == after
+
+
+@pytest.mark.parametrize("text", ["1e5", "12", "0o17", ".5", "+1.5E-3", "no", "plain", "1.2.3", ""])
+def test_text_stays_text_for_yaml_1_2_too(text: str) -> None:
+    dumped = dump({"a": text}).strip()
+    assert yaml.safe_load(dumped) == {"a": text}
+    core = r"a: ([-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|0o[0-7]+|0x[0-9a-fA-F]+)"
+    assert not re.fullmatch(core, dumped)
+
+
 @pytest.mark.fault("file")
 def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
     real = tmp_path / "config.yaml"

@@ -167,8 +167,9 @@ def test_hermes_is_compiled_once_beside_everything_else(
     (tool / "bin").mkdir()
     (tool / "bin" / "python").write_text(
         f"#!{sys.executable}\nimport os, sys\n"
-        f"print(os.nice(0), os.getsid(0) == os.getpid(), file=open({str(tool / 'asked')!r}, 'a'))\n"
-        f"sys.stdout.flush(); os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
+        f"asked = open({str(tool / 'asked')!r}, 'a') if 'compileall' in sys.argv else sys.stdout\n"
+        f"print(os.nice(0), os.getsid(0) == os.getpid(), file=asked, flush=True)\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
     )
     (tool / "bin" / "python").chmod(0o755)
     (home / ".local" / "bin" / "hermes").unlink()
