@@ -66,6 +66,6 @@ def _other_folder(home: Path, env: Mapping[str, str]) -> str:
     if profile in ("", "default"):
         return ""
     return (
-        f"Note: Hermes's active profile is {profile[:50]!r}, which does not read {ours}/config.yaml;"
-        " `hermes profile use default` does."
+        f"Note: Hermes's active profile is {profile[:50]!r}, which does not read"
+        f" {ours}/config.yaml; `hermes profile use default` goes back to it."
     )

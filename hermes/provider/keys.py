@@ -1,9 +1,9 @@
 """The key that Hermes's config holds now, for each request to a provider of ours.
 
-Hermes reads a key once a turn at most, so a token that is renewed and revoked within a long turn would
-be refused from then on. Versions before 0.22 then go on with the same model at most once a turn, 0.22
-with another one (measured: hermes-agent 0.19.0, forks of 0.20.1 and 0.22.2). Asked for with each
-request, the key is always the one that a token refresh wrote last; that costs less than 1 ms.
+Hermes reads a key once a turn at most, so a token that is renewed and revoked within a long turn
+would be refused from then on. 0.19.0 goes on with the same model then, once a turn; 0.22.2 goes on
+with another one (measured). Asked for with each request, the key is always the one that a token
+refresh wrote last; that costs less than 1 ms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OWN_WAYS = {"key_env", "api_key_env", "key_cmd"}  # by which a user has Hermes 
 
 
 class Unshown(dict[str, str]):
-    """Headers that are sent, not shown: a copy, as in Hermes's record of a failure, has none."""
+    """Headers that are sent, not shown: a copy, as in Hermes's record of a failure, is empty."""
 
     def __deepcopy__(self, memo: object) -> dict[str, str]:
         return {}
@@ -53,7 +53,7 @@ def current_key(config: Any, base_url: str) -> str:
 
 
 def _entries(config: Any) -> list[dict[str, Any]]:
-    """All that says where a model is and with which key: `model`, and the providers in either form."""
+    """What says where a model is and with which key: `model`, and the providers in both forms."""
     sections = config if isinstance(config, dict) else {}
     listed, mapping = sections.get("custom_providers"), sections.get("providers")
     named = [

@@ -191,69 +191,6 @@ def test_a_users_entry_on_our_provider_stays_and_ours_does_not_pile_up(tmp_path:
     assert list(tmp_path.glob("*.bak")) == []
 
 
-def test_a_users_provider_of_our_name_is_backed_up(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        "custom_providers:\n- name: databricks-gateway\n  base_url: https://mine.example\n  api_key: my-key\n"
-    )
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    (backup,) = tmp_path.glob("*.bak")
-    assert "my-key" in backup.read_text()
-
-
-def test_a_users_own_endpoint_on_this_machine_stays(tmp_path: Path) -> None:
-    mine = {
-        "provider": "custom",
-        "model": OPUS_4_6,
-        "base_url": "http://127.0.0.1:11434/v1",
-        "api_key": "ollama",
-    }
-    settings = settings_for(tmp_path, host="http://127.0.0.1:8080", gateway="")
-    config = merged(
-        {"fallback_providers": [mine]},
-        settings,
-        routes_at("http://127.0.0.1:8080/serving-endpoints", "x", host="http://127.0.0.1:8080"),
-    )
-    assert config["fallback_providers"][-1] == mine
-
-
-def test_an_older_setups_inline_key_goes_from_the_older_word_too(tmp_path: Path) -> None:
-    """Hermes appends `fallback_model` to the chain. Source: hermes_cli.fallback_config of hermes-agent 0.19.0"""
-    path = tmp_path / "config.yaml"
-    ours = {"provider": "custom", "model": OPUS_4_6, "base_url": DIRECT, "api_key": "old"}
-    theirs = {"provider": "openrouter", "model": OPUS_4_6, "api_key": "theirs"}
-    cases: list[tuple[Any, Any]] = [
-        (ours, []),
-        ([ours, theirs], [theirs]),
-        (theirs, theirs),
-        ([theirs], [theirs]),
-    ]
-    for given, stays in cases:
-        path.write_text(dump({"fallback_model": given, "theme": "dark"}))
-        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-        config = yaml.safe_load(path.read_text())
-        assert (config["fallback_model"], config["theme"]) == (stays, "dark")
-
-
-def test_a_rotation_keeps_comments_within_our_blocks(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    path.write_text(
-        path.read_text().replace("custom_providers:\n", "custom_providers:\n# mine, within\n")
-    )
-    write_config(path, settings_for(tmp_path, token="new"), routes_at(OPENAI, OPENAI))
-    assert path.read_text() == DESIGN.replace(
-        "custom_providers:\n", "custom_providers:\n# mine, within\n"
-    ).replace(TOKEN, "new")
-
-
-def test_comments_stay_beside_aliases(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("# head\na: &x [1, 2]  # one\nb: *x  # two\n")
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    assert path.read_text() == "# head\na: &x [1, 2]  # one\nb: *x  # two\n" + DESIGN
-
-
 @pytest.mark.parametrize(
     ("plugins", "after"),
     [
@@ -291,21 +228,6 @@ def test_two_links_to_one_file_share_its_lock(tmp_path: Path) -> None:
         (tmp_path / name / "config.yaml").symlink_to(real)
         assert refresh_token(tmp_path / name / "config.yaml", name)
     assert list(tmp_path.rglob("*.setup")) == [tmp_path / ".config.yaml.setup"]
-
-
-def test_what_hermes_migrated_is_ours_again(tmp_path: Path) -> None:
-    moved = {
-        "providers": {
-            "databricks-gateway": {"api": OPENAI, "api_key": "old"},
-            "mine": {"api": "https://mine.example"},
-        }
-    }
-    config = merged(moved, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    assert config["providers"] == {"mine": {"api": "https://mine.example"}}
-    assert [p["name"] for p in config["custom_providers"]] == [
-        "databricks-gateway",
-        "databricks-direct",
-    ]
 
 
 @pytest.mark.fault("hostile YAML")
@@ -414,32 +336,6 @@ def test_a_refresh_changes_our_keys_and_nothing_else(tmp_path: Path) -> None:
     assert path.read_text() == expected
     assert not refresh_token(path, "new: 'token' #1")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_a_model_that_the_user_took_elsewhere_keeps_its_key(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        DESIGN.replace(
-            f"base_url: {OPENAI}\n  api_key: {TOKEN}\ncustom",
-            "base_url: https://mine.example\n  api_key: my-key\ncustom",
-        )
-    )
-    assert refresh_token(path, "new")
-    config = yaml.safe_load(path.read_text())
-    assert config["model"]["api_key"] == "my-key"
-    assert [p["api_key"] for p in config["custom_providers"]] == ["new", "new"]
-
-
-def test_a_migrated_config_is_refreshed(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    model = {"base_url": OPENAI, "api_key": "old"}
-    path.write_text(
-        dump(
-            {"model": model, "providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}}}
-        )
-    )
-    assert refresh_token(path, "new")
-    assert path.read_text().count("api_key: new") == 2
 
 
 @pytest.mark.fault("file")
@@ -575,24 +471,6 @@ def test_a_change_of_workspace_takes_no_token_along(tmp_path: Path) -> None:
     }
 
 
-def test_a_provider_of_the_old_workspace_that_nobody_names_goes(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(
-        path,
-        settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
-        routes_at(THERE, THERE, host=OTHER),
-    )
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    assert path.read_text() == DESIGN
-
-
-def test_a_token_of_another_workspace_is_not_brought_in(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    assert not refresh_token(path, "of-the-other", OTHER)
-    assert path.read_text() == DESIGN
-
-
 @pytest.mark.parametrize("name", ["databricks-direct", "databricks-gateway", "databricks-fallback"])
 @pytest.mark.parametrize("form", ["custom_providers", "providers"])
 def test_a_users_provider_with_a_name_of_ours_is_theirs(
@@ -624,70 +502,6 @@ def test_a_users_provider_with_a_name_of_ours_is_theirs(
         assert config["fallback_providers"][0]["provider"] == f"custom:{names[OPENAI]}"
 
 
-def test_without_a_memory_only_databricks_own_hosts_get_the_token(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    elsewhere = {
-        "name": "databricks-direct",
-        "base_url": "https://llm.elsewhere.example/v1",
-        "api_key": "their-key",
-    }
-    ours = {"name": "databricks-gateway", "base_url": OPENAI, "api_key": "old"}
-    path.write_text(dump({"custom_providers": [elsewhere, ours]}))
-    assert refresh_token(path, "new")
-    assert [e["api_key"] for e in providers_of(path).values()] == ["their-key", "new"]
-
-
-@pytest.mark.fault("token")
-@pytest.mark.parametrize("form", ["custom_providers", "providers"])
-@pytest.mark.parametrize("host", [HOST, ""])
-@pytest.mark.parametrize(
-    "url",
-    [
-        DIRECT.replace("https", "http"),
-        DIRECT.replace("https", "ftp"),
-        DIRECT.removeprefix("https:"),
-        f"{HOST}:8443/serving-endpoints",
-        DIRECT.replace("://", "://user:word@"),
-        DIRECT.replace("://", "://evil.example\\@"),
-        f"{HOST}.evil.example/serving-endpoints",
-        "https://evil.example/serving-endpoints#.azuredatabricks.net/",
-    ],
-)
-def test_without_a_memory_no_odd_url_gets_the_token(
-    url: str, host: str, form: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "config.yaml"
-    entry = {"base_url": url, "api_key": "old"}
-    path.write_text(
-        dump(
-            {
-                form: [{"name": "databricks-direct", **entry}]
-                if form == "custom_providers"
-                else {"databricks-direct": entry}
-            }
-        )
-    )
-    assert not refresh_token(path, "new", host)
-
-
-@pytest.mark.fault("token")
-def test_without_a_memory_a_gateway_waits_for_the_setup_where_the_workspace_is_known(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "config.yaml"
-    other = OPENAI.replace("https://", "https://9")
-    path.write_text(
-        dump(
-            {
-                "custom_providers": [
-                    {"name": "databricks-gateway", "base_url": other, "api_key": "old"}
-                ]
-            }
-        )
-    )
-    assert not refresh_token(path, "new", HOST)
-
-
 @pytest.mark.fault("token")
 @pytest.mark.parametrize("remembered", [True, False])
 @pytest.mark.parametrize("keys", [("base_url", "api"), ("base_url", "url"), ("api", "url")])
@@ -711,106 +525,6 @@ def test_an_entry_with_two_urls_gets_no_token(
             assert listed[0] in after[form]
         else:
             assert after[form] == config[form]
-
-
-@pytest.mark.parametrize(
-    "theirs",
-    [
-        {
-            "providers": {
-                "databricks-gateway": {"api": "https://other.example/v1", "api_key": "mine"}
-            }
-        },
-        {
-            "providers": {
-                "Databricks Gateway": {"api": "https://other.example/v1", "api_key": "mine"}
-            }
-        },
-        {
-            "providers": {
-                "x": {
-                    "name": "Databricks Gateway",
-                    "api": "https://other.example/v1",
-                    "api_key": "mine",
-                }
-            }
-        },
-        {
-            "custom_providers": [
-                {
-                    "name": "Databricks Gateway ",
-                    "base_url": "https://other.example/v1",
-                    "api_key": "mine",
-                }
-            ]
-        },
-        {
-            "custom_providers": [
-                {
-                    "name": "x",
-                    "provider_key": "databricks-gateway",
-                    "base_url": "https://other.example/v1",
-                    "api_key": "mine",
-                }
-            ]
-        },
-    ],
-)
-def test_a_name_that_hermes_would_take_for_theirs_is_not_ours(
-    theirs: dict[str, Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(dump(theirs))
-    for _ in range(2):
-        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-        after = yaml.safe_load(path.read_text())
-        assert [e["provider"] for e in after["fallback_providers"]][:2] == [
-            "custom:databricks-gateway-2"
-        ] * 2
-        assert providers_of(path)["databricks-gateway-2"]["base_url"] == OPENAI
-        assert after.get("providers") == theirs.get("providers")
-        assert all(
-            entry in after["custom_providers"] for entry in theirs.get("custom_providers", [])
-        )
-
-
-@pytest.mark.parametrize("key", ["api", "url"])
-def test_a_list_with_an_odd_url_key_settles(key: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        dump({"custom_providers": [{"name": "databricks-gateway", key: OPENAI, "api_key": "old"}]})
-    )
-    for _ in range(2):
-        write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-        entry = providers_of(path)["databricks-gateway"]
-        assert (entry["base_url"], entry["api_key"]) == (OPENAI, TOKEN)
-        assert key not in entry
-        assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
-
-
-def test_an_older_word_for_the_models_key_is_no_url(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    path.write_text(path.read_text().replace("model:\n", "model:\n  api: whatever\n", 1))
-    assert refresh_token(path, "new", HOST)
-    assert yaml.safe_load(path.read_text())["model"]["api_key"] == "new"
-
-
-def test_what_doctor_moved_goes_with_its_workspace(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(
-        path,
-        settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a"),
-        routes_at(THERE, THERE, host=OTHER),
-    )
-    config = yaml.safe_load(path.read_text())
-    config["providers"] = {
-        e.pop("name"): {"api": e.pop("base_url"), **e} for e in config.pop("custom_providers")
-    }
-    path.write_text(dump(config))
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    assert "token-of-a" not in path.read_text()
-    assert set(providers_of(path)) == {"databricks-gateway", "databricks-direct"}
 
 
 @pytest.mark.fault("hostile YAML")
@@ -844,17 +558,6 @@ def test_a_key_that_is_shared_by_an_anchor_becomes_two(
 
 
 @pytest.mark.fault("hostile YAML")
-@pytest.mark.parametrize("odd", ["fallback_providers: ''\n", "model: 5\n", "mcp_servers: 3\n"])
-def test_what_parses_is_refreshed_all_the_same(odd: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    config = {**yaml.safe_load(path.read_text()), **yaml.safe_load(odd)}
-    path.write_text(dump(config))
-    assert refresh_token(path, "new", HOST)
-    assert {e["api_key"] for e in providers_of(path).values()} == {"new"}
-
-
-@pytest.mark.fault("hostile YAML")
 @pytest.mark.parametrize("text", ["model: [unclosed", "- a\n", "a: " + "[" * 400 + "]" * 400])
 def test_what_cannot_be_refreshed_is_logged(
     text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -868,25 +571,200 @@ def test_what_cannot_be_refreshed_is_logged(
     assert path.read_text() == text
 
 
+# --- Tables -------------------------------------------------------------------------------------------
+
+ELSEWHERE = "https://llm.elsewhere.example/v1"
+LOCAL = "http://127.0.0.1:11434/v1"
+THEIRS = {"api": ELSEWHERE, "api_key": "mine"}
+
+
+def inline(url: str, **more: str) -> dict[str, str]:
+    """A fallback entry with a key inside, as an older setup wrote it."""
+    return {"provider": "custom", "model": OPUS_4_6, "base_url": url, "api_key": "old"} | more
+
+
+def provider(name: str, url: str, form: str = "custom_providers", **more: str) -> dict[str, Any]:
+    """A config with one provider, in one of the two forms that Hermes reads."""
+    fields = {"base_url": url, "api_key": "old"} | more
+    return {form: [{"name": name, **fields}] if form == "custom_providers" else {name: fields}}
+
+
 @pytest.mark.parametrize(
-    ("host", "key"),
-    [("", "new"), (HOST, "new"), (OTHER, "old"), ("https://dbc-1.cloud.databricks.com", "old")],
+    ("chain", "stays"),
+    [
+        (inline(DIRECT), []),
+        ([inline(DIRECT), inline(LOCAL)], [inline(LOCAL)]),
+        ([inline(OPENAI, model="my-finetune")], [inline(OPENAI, model="my-finetune")]),
+        ([{"provider": "openrouter", "model": OPUS_4_6, "api_key": "x"}],) * 2,
+    ],
 )
-def test_without_a_memory_a_known_workspace_keeps_its_token(
-    host: str, key: str, tmp_path: Path
+@pytest.mark.parametrize("key", ["fallback_providers", "fallback_model"])
+def test_an_older_setups_inline_key_goes(key: str, chain: Any, stays: Any, tmp_path: Path) -> None:
+    """Hermes appends `fallback_model`, an older word, to the chain."""
+    config = merged({key: chain}, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    assert config[key][3 if key == "fallback_providers" else 0 :] == stays
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"providers": {"databricks-gateway": THEIRS}},
+        {"providers": {"Databricks Gateway": THEIRS}},
+        {"providers": {"x": {"name": "Databricks Gateway", **THEIRS}}},
+        provider("Databricks Gateway ", ELSEWHERE),
+        provider("x", ELSEWHERE, provider_key="databricks-gateway"),
+    ],
+)
+def test_a_name_that_hermes_would_take_for_theirs_is_not_ours(
+    theirs: dict[str, Any], tmp_path: Path
+) -> None:
+    config: Any = theirs
+    for _ in range(2):
+        config = merged(config, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+        named = {e["name"]: e for e in config["custom_providers"]}
+        assert named["databricks-gateway-2"]["base_url"] == OPENAI
+        ours = [e["provider"] for e in config["fallback_providers"]]
+        assert ours[:2] == ["custom:databricks-gateway-2"] * 2
+        assert config.get("providers") == theirs.get("providers")
+        assert all(e in named.values() for e in theirs.get("custom_providers", []))
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        provider("databricks-gateway", OPENAI, "providers"),
+        {"providers": {"databricks-gateway": {"api": OPENAI, "api_key": "old"}}},
+        {"custom_providers": [{"name": "databricks-gateway", "api": OPENAI, "api_key": "old"}]},
+        {"custom_providers": [{"name": "databricks-gateway", "url": OPENAI, "api_key": "old"}]},
+        {"model": {"default": "gpt", "api": "whatever"}},
+    ],
+)
+def test_what_is_ours_is_brought_into_one_form(old: dict[str, Any], tmp_path: Path) -> None:
+    mine = {"mine": {"api": "https://mine.example"}}
+    old = {**old, "providers": {**mine, **old.get("providers", {})}}
+    config = merged(old, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    assert config["custom_providers"] == yaml.safe_load(DESIGN)["custom_providers"]
+    assert config["providers"] == mine
+    assert merged(config, settings_for(tmp_path), routes_at(OPENAI, OPENAI)) == config
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_provider_of_the_old_workspace_that_nobody_names_goes(
+    moved: bool, tmp_path: Path
+) -> None:
+    """Also where `hermes doctor --fix` has moved it."""
+    path = tmp_path / "config.yaml"
+    old = settings_for(tmp_path, host=OTHER, gateway="", token="token-of-a")
+    write_config(path, old, routes_at(THERE, THERE, host=OTHER))
+    if moved:
+        config = yaml.safe_load(path.read_text())
+        config["providers"] = {
+            e.pop("name"): {"api": e.pop("base_url"), **e} for e in config.pop("custom_providers")
+        }
+        path.write_text(dump(config))
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    assert {k: v for k, v in yaml.safe_load(path.read_text()).items() if v} == yaml.safe_load(
+        DESIGN
+    )
+
+
+CODAS = {"deepwiki": "https://mcp.deepwiki.com/mcp", "exa": "https://mcp.exa.ai/mcp"}
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
+    """CODA's setup gives its two servers a time-out."""
+    mine = {"mine": {"url": "https://mine.example", "timeout": 60}}
+    entries = {name: {"url": url, "timeout": 60} for name, url in CODAS.items()}
+    there = settings_for(tmp_path, mcp_servers=CODAS if answers else dict.fromkeys(CODAS, ""))
+    config: Any = {"mcp_servers": {**entries, **mine}}
+    for _ in range(2):
+        config = merged(config, there, routes_at(OPENAI, OPENAI))
+        assert config["mcp_servers"] == ({**entries, **mine} if answers else mine)
+
+
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("form", ["custom_providers", "providers"])
+@pytest.mark.parametrize(
+    ("host", "url", "renewed"),
+    [
+        ("", DIRECT, True),
+        ("", OPENAI, True),
+        ("", ELSEWHERE, False),
+        ("", f"{HOST}:8443/serving-endpoints", False),
+        ("", DIRECT.replace("://", "://user:word@"), False),
+        (HOST, DIRECT, True),
+        (HOST, OPENAI, False),
+        (HOST, f"{HOST}.evil.example/serving-endpoints", False),
+        (OTHER, DIRECT, False),
+        ("https://dbc-1.cloud.databricks.com", DIRECT, False),
+    ],
+)
+def test_without_a_memory_a_token_goes_to_its_own_workspace(
+    host: str, url: str, renewed: bool, form: str, tmp_path: Path
+) -> None:
+    """Or, where it is not known whose it is, to Databricks' hosts; a gateway waits for the setup."""
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(provider("databricks-direct", url, form)))
+    assert refresh_token(path, "new", host) is renewed
+    assert ("new" in path.read_text()) is renewed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        ("model:\n", "model:\n  api: whatever\n", ["new", "new", "new"]),
+        (f"base_url: {OPENAI}", "base_url: https://mine.example", ["old", "new", "new"]),
+        ("custom_providers:\n", "mcp_servers: 3\ncustom_providers:\n", ["new", "new", "new"]),
+    ],
+)
+def test_a_refresh_reaches_what_is_ours(
+    old: str, new: str, keys: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(
-        dump(
-            {
-                "custom_providers": [
-                    {"name": "databricks-direct", "base_url": DIRECT, "api_key": "old"}
-                ]
-            }
-        )
-    )
-    assert refresh_token(path, "new", host) is (key == "new")
-    assert providers_of(path)["databricks-direct"]["api_key"] == key
+    write_config(path, settings_for(tmp_path, token="old"), routes_at(OPENAI, OPENAI))
+    path.write_text(path.read_text().replace(old, new, 1))
+    before = path.read_text()
+    assert not refresh_token(path, "of-another-workspace", OTHER)
+    assert path.read_text() == before
+    assert refresh_token(path, "new", HOST)
+    config = yaml.safe_load(path.read_text())
+    assert [e["api_key"] for e in [config["model"], *config["custom_providers"]]] == keys
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("odd", ["fallback_providers: ''\n", "model: 5\n"])
+def test_what_parses_is_refreshed_all_the_same(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump({**yaml.safe_load(DESIGN), **yaml.safe_load(odd)}))
+    assert refresh_token(path, "new", HOST)
+    assert providers_of(path)["databricks-direct"]["api_key"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (dump(provider("databricks-gateway", "https://mine.example")), True),
+        (f"{DESIGN}# mine\nmemory: {{a: 1}}\nmemory: {{a: 2}}\n", True),  # cannot stay as it is
+        (DESIGN.replace(f"base_url: {OPENAI}", "base_url: https://mine.example", 1), True),
+        (DESIGN.replace("model:\n", "model:  # mine\n"), True),
+        (DESIGN.replace("custom_providers:\n", "custom_providers:\n# mine, within\n"), False),
+        (f"# head\na: &x [1, 2]  # one\nb: *x  # two\n{DESIGN}# end\n", False),
+    ],
+)
+def test_what_has_to_go_is_kept_beside(text: str, kept: bool, tmp_path: Path) -> None:
+    """A comment in a block of ours stays when only the key changes, and goes with a change of model."""
+    path = tmp_path / "config.yaml"
+    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    path.write_text(text)
+    model = "other" if kept else OPUS_4_7
+    settings = settings_for(tmp_path, token="new", model=model)
+    said = write_config(path, settings, routes_at(OPENAI, OPENAI, model=model))
+    backups = list(tmp_path.glob("*.bak"))
+    assert [b.read_text() for b in backups] == ([text] if kept else [])
+    assert all(b.name in said for b in backups)
+    if not kept:
+        assert path.read_text() == text.replace(TOKEN, "new")
 
 
 # --- Nothing of the user's is lost --------------------------------------------------------------------------------------
@@ -913,30 +791,6 @@ def test_extra_keys_on_our_entries_stay(form: str, tmp_path: Path) -> None:
     )
     assert entry.get("api_mode") == ("chat_completions" if form == "providers" else None)
     assert not {"api", "transport"} & entry.keys()
-
-
-def test_text_that_goes_is_kept_beside(tmp_path: Path) -> None:
-    """A duplicate key cannot be kept as it stands: the whole file is written anew, and its comments go."""
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    text = path.read_text() + "# mine\nmemory: {a: 1}\nmemory: {a: 2}\n"
-    path.write_text(text)
-    said = write_config(path, settings_for(tmp_path, model="other"), routes_at(OPENAI, OPENAI))
-    (backup,) = tmp_path.glob("*.bak")
-    assert backup.read_text() == text
-    assert backup.name in said
-
-
-def test_a_file_that_was_swapped_in_is_kept_beside(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    text = "model: {default: gpt, provider: openai, api_key: theirs}\n" + DESIGN.partition(
-        "custom_providers"
-    )[2].join(["custom_providers", ""])
-    path.write_text(text)
-    write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
-    (backup,) = tmp_path.glob("*.bak")
-    assert backup.read_text() == text
 
 
 def test_the_backup_is_there_before_the_new_file(
@@ -1038,23 +892,6 @@ def test_many_comments_take_no_time(tmp_path: Path) -> None:
     path.write_text(f"model: m\n{comments}b: 1\n")
     write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     assert path.read_text().count("# comment") == 150_000
-
-
-@pytest.mark.parametrize("answers", [True, False])
-def test_codas_own_servers_are_known(answers: bool, tmp_path: Path) -> None:
-    """CODA's setup gives its two servers a time-out."""
-    path = tmp_path / "config.yaml"
-    servers = {"deepwiki": "https://mcp.deepwiki.com/mcp", "exa": "https://mcp.exa.ai/mcp"}
-    entries = {name: {"url": url, "timeout": 60} for name, url in servers.items()}
-    path.write_text(
-        dump({"mcp_servers": {**entries, "mine": {"url": "https://mine.example", "timeout": 60}}})
-    )
-    there = servers if answers else dict.fromkeys(servers, "")
-    for _ in range(2):
-        write_config(path, settings_for(tmp_path, mcp_servers=there), routes_at(OPENAI, OPENAI))
-        assert yaml.safe_load(path.read_text())["mcp_servers"].keys() == (
-            {*servers, "mine"} if answers else {"mine"}
-        )
 
 
 # --- Models to choose from ----------------------------------------------------------------------------------------------
