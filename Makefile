@@ -62,14 +62,23 @@ coda: export FOLDER = $(value CODA)
 coda: .venv/ready
 	@$(RUN) patch_coda.py $(if $(filter 1,$(UNDO)),--undo) -- "$$FOLDER"
 
-# To the app on Databricks: see deploy.py. What is given to make itself goes there as it is, through no shell; an APP or a HOST
-# of the environment is something else's.
+# To the app on Databricks: see deploy.py. What is given to make itself goes there as it is: make does
+# not read it, and the shell sees it as a variable's value alone. An APP or a HOST of the environment
+# is something else's.
 GIVEN := APP PROFILE HOST SET VOLUME DRY FORCE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval export DEPLOY_$(name) := $$(value $(name)))))
 unexport $(GIVEN)
+ODD = $(filter-out $(GIVEN) PYTHON STANDIN_OPTIONS,$(foreach name,$(.VARIABLES),\
+	$(if $(filter command,$(origin $(name))),$(name))))
+ASKED = $${DEPLOY_APP+"--app=$$DEPLOY_APP"} $${DEPLOY_PROFILE+"--profile=$$DEPLOY_PROFILE"} \
+	$${DEPLOY_HOST+"--host=$$DEPLOY_HOST"} $${DEPLOY_SET+"--set=$$DEPLOY_SET"} \
+	$${DEPLOY_VOLUME+"--volume=$$DEPLOY_VOLUME"} $${DEPLOY_DRY+"--dry=$$DEPLOY_DRY"} \
+	$${DEPLOY_FORCE+"--force=$$DEPLOY_FORCE"}
 
 deploy status undeploy: .venv/ready
-	@$(RUN) deploy.py $@
+	$(if $(ODD),$(error $(ODD): not valid; expected $(GIVEN)))
+	@mkdir -p $(DEMO)
+	@$(if $(STANDIN_OPTIONS),$(STANDIN:--=--apps --)) $(RUN) deploy.py $@ $(ASKED)
 
 test: lint $(DEMO)/.local/bin/hermes
 	NO_SKIPS=1 $(RUN) -m pytest --numprocesses 3 --dist worksteal --timeout 300 --faults

@@ -1,1 +1,1 @@
-"""Putting the app on Databricks: only deploy.py stands on it."""
+"""Putting the app on Databricks: only deploy.py imports it."""

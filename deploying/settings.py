@@ -1,206 +1,90 @@
-"""Who deploys, and what: the login, the settings that the app is given, and the files that are uploaded."""
+"""The settings that the app is given: app.yaml's, this run's, and those of earlier runs."""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import requests
 import yaml
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.core import Config
-from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
+from databricks.sdk.errors import NotFound, PermissionDenied
 
 import webapp.settings
-from deploying.app import DeployError, Target, brief, say
-from hermes.login import load_settings, sdk_config
-from hermes.settings import HermesSettings, read_flag, read_home
-from hermes.urls import SettingError, clean_url, why_unreachable
+from deploying.console import say
+from deploying.options import IN_CLEAR
+from hermes.login import load_settings
+from hermes.settings import MCP_DEFAULTS, HermesSettings, read_flag
+from hermes.urls import SettingError, brief_error
 
-# What runs in the app, and all that is uploaded.
-RUNS = (
-    "app.py",
-    "setup_hermes.py",
-    "utils.py",
-    "hermes",
-    "webapp",
-    "app.yaml",
-    "requirements.txt",
-    "constraints.txt",
-)
-OPEN = "DATABRICKS_TOKEN would lie open in app.yaml; expected a secret of the app, bound there with `valueFrom`"
-TIMEOUT = 20  # seconds for a request, and for asking again while the connection is lost
+# They decide where a token goes: each run has to say so.
+NOT_KEPT = ("DATABRICKS_HOST", "DATABRICKS_GATEWAY_HOST", "DATABRICKS_WORKSPACE_ID")
+# Empty means "none" for these; for every other setting it means the same as nothing.
+EMPTY_IS_NONE = dict(MCP_DEFAULTS.values())
 
 
-def log_in(env: Mapping[str, str], asked: Mapping[str, str]) -> WorkspaceClient:
-    """Log in as `PROFILE`, at `HOST` with the browser, or as the environment says.
-
-    Raises:
-        SettingError: for a profile or a host that cannot be used.
-        DeployError: where there are no credentials.
-    """
-    home, profile, host = read_home(env), asked.get("PROFILE", ""), asked.get("HOST", "")
-    mine = (
-        "PROFILE" if profile or not env.get("DATABRICKS_CONFIG_PROFILE") else ""
-    )  # what to call the profile
-    if profile and host:
-        raise SettingError("HOST: it is set, and PROFILE too; expected one of them")
-    if profile or host:
-        # The SDK reads the process's own environment, and would take a token from there before the profile's.
-        for name in [
-            n for n in os.environ if n.startswith("DATABRICKS_") and n != "DATABRICKS_CONFIG_FILE"
-        ]:
-            del os.environ[name]
-        env = {"DATABRICKS_CONFIG_FILE": env.get("DATABRICKS_CONFIG_FILE", "")}
-    if profile:
-        env = {**env, "DATABRICKS_CONFIG_PROFILE": profile}
-    name, url = ("HOST", host) if host else ("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
-    if url := clean_url(name, url):
-        _reach(name, url)
-    try:
-        if host:
-            say("Login", "in your browser, unless it was done before")
-            logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # as sdk_config does
-            browser = Config(
-                host=url,
-                auth_type="external-browser",
-                http_timeout_seconds=TIMEOUT,
-                retry_timeout_seconds=TIMEOUT,
-            )
-            return WorkspaceClient(config=browser)
-        return WorkspaceClient(config=sdk_config(env, home, timeout=TIMEOUT))
-    except SettingError as error:
-        raise SettingError(
-            re.sub("^DATABRICKS_CONFIG_PROFILE", mine, str(error)) if mine else str(error)
-        ) from None
-    except ValueError as error:
-        raise DeployError(
-            f"Not logged in ({brief(error)}): give PROFILE=..., HOST=https://..., or DATABRICKS_HOST and DATABRICKS_TOKEN."
-        ) from None
-
-
-def _reach(name: str, url: str) -> None:
-    """See that something answers there: the SDK asks again and again, and tells nobody whom."""
-    try:
-        requests.head(url, timeout=TIMEOUT, allow_redirects=False, proxies={"http": ""})
-    except requests.RequestException as error:
-        why = f"no connection to {url}: {why_unreachable(error)}"
-        raise DeployError(
-            f"{name}: {why}; expected your workspace's URL, and a network that leads there"
-        ) from None
-
-
-def find_me(client: WorkspaceClient) -> str:
-    """Ask who is logged in.
-
-    Raises:
-        DeployError: where the workspace does not take the token.
-    """
-    try:
-        return client.current_user.me().user_name or ""
-    except (PermissionDenied, Unauthenticated) as error:
-        why = f"{client.config.host} does not take this login: {brief(error)}"
-        raise DeployError(
-            f"Not logged in ({why}): give PROFILE=..., HOST=https://..., or a token that is valid."
-        ) from None
-
-
-def read_set(text: str, root: Path) -> dict[str, str]:
-    """Read `SET`: `NAME=value` pairs, quoted as in a shell where a value holds a space.
+@dataclass(frozen=True)
+class Given:
+    """What this run is given, and what earlier ones were.
 
     Arguments:
-        text: the pairs.
-        root: the checkout, whose app.yaml.template holds every setting of the app.
+        now: values by name; "" takes back what was given before.
+        before: the same of earlier runs.
+    """
+
+    now: Mapping[str, str]
+    before: Mapping[str, str]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What goes into app.yaml."""
+        new = {name: value for name, value in self.now.items() if not self._takes_back(name)}
+        return {name: self.before[name] for name in self.kept} | new
+
+    @property
+    def kept(self) -> list[str]:
+        """Settings of earlier runs that stay."""
+        return [n for n in self.before if n not in self.now and n not in NOT_KEPT]
+
+    @property
+    def asked_anew(self) -> list[str]:
+        """Settings of earlier runs that each run has to be given."""
+        return [name for name in self.before if name not in self.now and name in NOT_KEPT]
+
+    @property
+    def taken_back(self) -> list[str]:
+        """Settings of earlier runs that do not stay."""
+        return [name for name in self.before if name in self.now and self._takes_back(name)]
+
+    def _takes_back(self, name: str) -> bool:
+        return not self.now[name] and name not in EMPTY_IS_NONE
+
+
+def say_kept(given: Given) -> None:
+    """Say what an earlier run's settings became, and how to take one back."""
+    if given.kept:
+        name = sorted(given.kept, key=lambda name: name in EMPTY_IS_NONE)[0]
+        back = f'SET="{name}={EMPTY_IS_NONE.get(name, "")}"'
+        say("Settings", f"{', '.join(given.kept)} as last time; {back} takes {name} back")
+    if given.taken_back:
+        say("Settings", f"{', '.join(given.taken_back)} taken back: as in app.yaml again")
+    if given.asked_anew:
+        names = ", ".join(given.asked_anew)
+        say("Settings", f"{names} not kept from last time, as it says where the token goes")
+
+
+def add_settings(app_yaml: bytes, given: Mapping[str, str]) -> bytes:
+    """An app.yaml with these settings in it; as it is where there are none.
 
     Raises:
-        SettingError: for what is no setting of the app, and for a token.
+        SettingError: where it cannot be used.
     """
-    try:
-        pairs = [word.partition("=") for word in shlex.split(text)]
-    except ValueError as error:
-        raise SettingError(f"SET: {error}; expected NAME=value pairs") from None
-    known = re.findall(
-        r"- name: (?!DATABRICKS_TOKEN$)(\w+)",
-        (root / "app.yaml.template").read_text(),
-        re.MULTILINE,
-    )
-    for name, equals, _ in pairs:
-        if name == "DATABRICKS_TOKEN":
-            raise SettingError(f"SET: {OPEN}")
-        if not equals and name not in known:
-            raise SettingError(
-                "SET: a word of it has no '=' (not shown); expected NAME=value pairs, quoted where there is a space"
-            )
-        if name not in known:
-            shown = (
-                repr(name) if re.fullmatch("[A-Z_]{1,50}", name) else "one of its names (not shown)"
-            )
-            raise SettingError(
-                f"SET: {shown} is no setting of the app; expected {', '.join(known)}"
-            )
-    if bare := [name for name, equals, _ in pairs if not equals]:
-        raise SettingError(f"SET: {bare[0]} has no value; expected {bare[0]}=value")
-    return {name: value for name, _, value in pairs}
-
-
-def read_volume(volume: str) -> dict[str, str]:
-    """Read `VOLUME`; what it sets in app.yaml.
-
-    Raises:
-        SettingError: where it is no volume's name.
-    """
-    if volume and not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", volume):
-        raise SettingError(f"VOLUME: {volume[:100]!r} is not valid; expected catalog.schema.volume")
-    return {"HERMES_VOLUME": f"/Volumes/{volume.replace('.', '/')}"} if volume else {}
-
-
-def check_volume(client: WorkspaceClient, path: str) -> None:
-    """See that a volume is there, which is `/Volumes/catalog/schema/volume`, or a folder of it.
-
-    Raises:
-        SettingError: where it is not, or is hidden.
-    """
-    volume = ".".join(path.split("/")[2:5])
-    try:
-        client.volumes.read(volume)
-    except (NotFound, PermissionDenied) as error:
-        raise SettingError(
-            f"VOLUME: {volume} cannot be used ({brief(error)}); expected a volume of yours"
-        ) from None
-
-
-def read_files(root: Path, given: Mapping[str, str]) -> dict[str, bytes]:
-    """What is uploaded, by path below the app's folder.
-
-    Arguments:
-        root: the checkout.
-        given: settings for app.yaml.
-    """
-    found = [
-        path
-        for part in RUNS
-        for path in ([root / part] if (root / part).is_file() else sorted((root / part).rglob("*")))
-    ]
-    names = [path.relative_to(root) for path in found if path.is_file()]
-    own = [
-        name
-        for name in names
-        if not any(
-            p.startswith((".", "__pycache__")) or p.endswith(("~", ".pyc")) for p in name.parts
-        )
-    ]
-    files = {name.as_posix(): (root / name).read_bytes() for name in own}
-    config, env = read_app_yaml(files["app.yaml"])
-    if given:
-        kept = [entry for entry in env if entry["name"] not in given]
-        config["env"] = [*kept, *({"name": name, "value": value} for name, value in given.items())]
-        files["app.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-    return files
+    config, env = read_app_yaml(app_yaml)
+    if not given:
+        return app_yaml
+    kept = [entry for entry in env if entry["name"] not in given]
+    config["env"] = [*kept, *({"name": name, "value": value} for name, value in given.items())]
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 
 def read_app_yaml(raw: bytes) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -215,45 +99,54 @@ def read_app_yaml(raw: bytes) -> tuple[dict[str, Any], list[dict[str, str]]]:
     try:
         config = yaml.safe_load(raw)
         env = [dict(entry) for entry in config["env"]]
-        names = [str(entry["name"]) for entry in env if "value" in entry or entry["valueFrom"]]
+        values = {str(e["name"]) for e in env if "value" in e or not e["valueFrom"]}
     except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
         raise SettingError(
-            "app.yaml: it has no usable `env`; expected a list of name and value, as in app.yaml.template"
+            "app.yaml: it has no usable `env`; expected a list of name and value, as in"
+            " app.yaml.template"
         ) from None
-    if "DATABRICKS_TOKEN" in names and any(
-        "value" in entry for entry in env if entry["name"] == "DATABRICKS_TOKEN"
-    ):
-        raise SettingError(f"app.yaml: {OPEN}")
+    if "DATABRICKS_TOKEN" in values:
+        raise SettingError(f"app.yaml: {IN_CLEAR}")
     return config, env
 
 
-def check_settings(target: Target, config: bytes) -> HermesSettings | None:
-    """Read the settings of an app.yaml as the app will, but with the workspace and the token of whoever deploys it.
+def check_settings(
+    app_yaml: bytes, client: WorkspaceClient, me: str, token: str, home: str
+) -> HermesSettings | None:
+    """Read an app.yaml as the app will, but with the workspace and the token of who deploys it.
 
     Returns:
         Hermes's settings; None where Hermes is turned off.
 
     Raises:
         SettingError: for the first one that cannot be used.
-        DeployError: where the login gives no token.
     """
-    login = target.client.config
-    env = {
-        entry["name"]: str(entry["value"]) for entry in read_app_yaml(config)[1] if "value" in entry
-    }
-    kind, _, token = login.authenticate().get("Authorization", "").partition(" ")
-    if kind != "Bearer":
-        raise DeployError(
-            f"Not logged in with a token ({login.auth_type}): give another PROFILE, or HOST=https://..."
-        )
-    own = {
-        "HOME": str(read_home(os.environ)),
-        "DATABRICKS_HOST": login.host or "",
-        "DATABRICKS_TOKEN": token,
-    }
-    env = {"DATABRICKS_WORKSPACE_ID": login.workspace_id or ""} | env | own
-    if "@" not in (webapp.settings.read_settings(env).owner or target.me):
+    given = {e["name"]: str(e["value"]) for e in read_app_yaml(app_yaml)[1] if "value" in e}
+    login = client.config
+    own = {"HOME": home, "DATABRICKS_HOST": login.host or "", "DATABRICKS_TOKEN": token}
+    env = {"DATABRICKS_WORKSPACE_ID": login.workspace_id or ""} | given | own
+    if "@" not in (webapp.settings.read_settings(env).owner or me):
         raise SettingError(
-            f'APP_OWNER: it is not set, and {target.me} is no person; expected SET="APP_OWNER=you@example.com"'
+            f"APP_OWNER: it is not set, and {me} is no person; expected"
+            ' SET="APP_OWNER=you@example.com"'
         )
     return load_settings(env) if read_flag(env, "ENABLE_HERMES") else None
+
+
+def check_volume(client: WorkspaceClient, path: str) -> None:
+    """See that a volume is there, which is `/Volumes/catalog/schema/volume`, or a folder of it.
+
+    Raises:
+        SettingError: where it is not, or is hidden.
+    """
+    volume = volume_of(path)
+    try:
+        client.volumes.read(volume)
+    except (NotFound, PermissionDenied) as error:
+        why = f"{volume} cannot be used ({brief_error(error)})"
+        raise SettingError(f"VOLUME: {why}; expected a volume of yours") from None
+
+
+def volume_of(path: str) -> str:
+    """The full name of the volume that a path is in."""
+    return ".".join(path.split("/")[2:5])

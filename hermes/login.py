@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from hermes.settings import HermesSettings, check_token, read_gateway, read_settings
 from hermes.trust import trusts_gateway
-from hermes.urls import SettingError, clean_gateway, clean_url
+from hermes.urls import SettingError, brief_error, clean_gateway, clean_url
 from utils import get_gateway_host
 
 
@@ -120,8 +120,8 @@ def _why_no_token(error: Exception) -> str:
     """Why databricks-sdk gave no token, in a line; "" where there simply is no login."""
     if not isinstance(error, ValueError):
         return type(error).__name__
-    reason = " ".join(str(error).split(". Config:")[0].split())
-    return "" if "cannot configure default credentials" in reason else reason[:200]
+    reason = brief_error(error)
+    return "" if "cannot configure default credentials" in reason else reason
 
 
 def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:

@@ -293,6 +293,12 @@ def why_unreachable(error: Exception) -> str:
     return f"{kind}: {'no such host' if unknown else detail}"
 
 
+def brief_error(error: BaseException) -> str:
+    """An error's message on one short line, without what databricks-sdk adds of its own settings."""
+    said = " ".join(str(error).split(". Config:")[0].split())
+    return said[:240].removesuffix(".") or type(error).__name__
+
+
 def as_dict(value: object) -> dict[str, Any]:
     """A mapping; anything else is an empty one."""
     return value if isinstance(value, dict) else {}

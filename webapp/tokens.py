@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hermes.config import refresh_token
 from hermes.login import sdk_config
-from hermes.urls import clean_url
+from hermes.urls import brief_error, clean_url
 from webapp.settings import AppSettings
 from webapp.small_file import MOST, is_small_file, most_pairs, read_small_file
 
@@ -47,8 +47,7 @@ def find_creator(settings: AppSettings) -> str | None:
 
 def one_line(error: Exception) -> str:
     """What went wrong, without the settings that databricks-sdk adds to it."""
-    said = (str(error).splitlines() or [""])[0].split(". Config:")[0]
-    return f"{type(error).__name__}: {said[:200]}"
+    return f"{type(error).__name__}: {brief_error(error)}"
 
 
 def keep_token_fresh(

@@ -27,12 +27,16 @@ pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspac
 from databricks.sdk.clock import RealClock
 
 import deploy
-import deploying.app
-from deploying.settings import read_files
+import deploying.console
+import deploying.files
+from deploying.files import Manifest, read_files
+from deploying.settings import add_settings
 from tests.conftest import ROOT
 from tests.served import until
-from tests.standin import OPUS_4_6, OPUS_4_7, Answer, Call, StandIn
-from tests.standin.apps import ME, PRINCIPAL, Apps, Runner, error
+from tests.standin import NEW_OPUS_4_7, OPUS_4_6, OPUS_4_7, Answer, Call, StandIn, default_serves
+from tests.standin.apps import PRINCIPAL, Apps, error
+from tests.standin.runner import ME, Runner
+from tests.standin.worlds import UNITY
 from tests.test_layout import modules, needed
 
 FOLDER = f"/Users/{ME}/hermes"
@@ -70,13 +74,12 @@ def door(
         monkeypatch.delenv(name)
     for name, value in (workspace.env | {"HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(deploying.app, "POLL", 0.0)
+    monkeypatch.setattr(deploying.console, "POLL", 0.0)
 
     def run(command: str = "deploy", typed: str = "", **given: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        code = deploy.main(
-            [command], os.environ | {f"DEPLOY_{name}": value for name, value in given.items()}
-        )
+        options = [f"--{name.lower()}={value}" for name, value in given.items()]
+        code = deploy.main([command, *options], os.environ)
         out, err = capsys.readouterr()
         assert workspace.token not in out + err
         assert "Traceback" not in out + err
@@ -110,15 +113,15 @@ def endpoint(name: str, model: str, permission: str = "CAN_QUERY") -> dict[str, 
     return {"name": name, "serving_endpoint": {"name": model, "permission": permission}}
 
 
-# --- The first time, and the next -----------------------------------------------------------------------------------------
+# --- The first time, and the next -----------------------------------------------------------------
 
 
 def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
     assert (
-        f"Resources: {OPUS_4_7} is no serving endpoint of this workspace: its AI Gateway says who may use it"
-        in out
+        f"Resources: none for {OPUS_4_7}, which is no serving endpoint: its AI Gateway answered you, "
+        "and decides whether it answers the app" in out
     )
     assert (
         f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai (it answered)"
@@ -127,8 +130,8 @@ def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
     assert {
-        name: data for name, data in apps.deployed.items() if name != deploying.app.MANIFEST
-    } == read_files(ROOT, {})
+        name: data for name, data in apps.deployed.items() if name != deploying.files.MANIFEST
+    } == read_files(ROOT)
     # Each new state is one line.
     assert [
         line.rpartition(",")[0] for line in out.splitlines() if line.startswith("Deploying:")
@@ -148,7 +151,7 @@ def test_the_second_run_changes_nothing(door: Door, apps: Apps) -> None:
 
 
 def test_what_runs_is_uploaded_and_nothing_else() -> None:
-    files = read_files(ROOT, {})
+    files = read_files(ROOT)
     code = {name for name in files if name.endswith(".py")}
     assert code == {str(modules()[name].relative_to(ROOT)) for name in needed("app")}
     # The rest is what Databricks reads, what Hermes reads beside its plugin, and what the code names.
@@ -160,20 +163,44 @@ def test_what_runs_is_uploaded_and_nothing_else() -> None:
     ] == []
 
 
-def test_caches_and_hidden_files_stay_here(tmp_path: Path) -> None:
-    for name in (
-        "app.yaml",
-        "hermes/a.py",
-        "hermes/__pycache__/a.pyc",
-        "hermes/.a.swp",
-        "hermes/a.py~",
-        "webapp/in/b.txt",
-        "n.txt",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    shutil.copy(ROOT / "app.yaml", tmp_path)
-    assert sorted(read_files(tmp_path, {})) == ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
+OWN = ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A few files of the app's, and some that are not."""
+    root, outside = tmp_path / "checkout", tmp_path / "outside.py"
+    hidden = ["hermes/__pycache__/a.py", "hermes/.a.py", "hermes/a.py~", "n.txt", "webapp/key.pem"]
+    for name in (*OWN, *hidden, "hermes/notes.py", "hermes/node_modules/c.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    outside.write_text("secret")
+    (root / "hermes" / "link.py").symlink_to(outside)
+    (root / "webapp" / "folder").symlink_to(tmp_path)
+    (root / "webapp" / "gone.py").symlink_to(root / "nowhere")
+    return root
+
+
+def test_what_git_tracks_is_uploaded_and_no_link_is_followed(checkout: Path) -> None:
+    git = ["git", "-C", str(checkout)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    links = ["hermes/link.py", "webapp/folder", "webapp/gone.py"]
+    subprocess.run([*git, "add", "-f", *OWN, "n.txt", *links], check=True)
+    assert sorted(read_files(checkout)) == OWN
+    (checkout / "hermes" / "a.py").unlink()
+    assert sorted(read_files(checkout)) == [OWN[0], OWN[2]]
+
+
+def test_without_git_the_kinds_of_the_app_are_uploaded(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    notes = ["hermes/node_modules/c.py", "hermes/notes.py"]
+    assert sorted(read_files(checkout)) == sorted([*OWN, *notes])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert sorted(read_files(checkout)) == sorted([*OWN, *notes])
+    (tmp_path / "linked").symlink_to(checkout)
+    assert sorted(read_files(tmp_path / "linked")) == sorted([*OWN, *notes])
 
 
 def test_only_what_changed_is_uploaded(
@@ -181,11 +208,11 @@ def test_only_what_changed_is_uploaded(
 ) -> None:
     apps.files[f"{FOLDER}/notes.txt"] = b"somebody's"
     door()
-    files = read_files(ROOT, {})
+    files = read_files(ROOT)
     changed = {name: data for name, data in files.items() if name != "webapp/page.py"} | {
         "utils.py": b"# new\n\xff\r\n\x00"
     }
-    monkeypatch.setattr(deploy, "read_files", lambda *_: changed)
+    monkeypatch.setattr(deploy, "read_files", lambda _: dict(changed))
     apps.calls.clear()
     code, out, _ = door()
     assert code == 0
@@ -208,14 +235,14 @@ def test_a_list_of_files_that_cannot_be_read_or_trusted_deletes_nothing(
         "",
         "[]",
         '{"files": 3}',
-        '{"files": {"../x": "1", "/Users/y": "1"}, "given": [], "deployment": ""}',
+        '{"files": {"../x": "1", "/Users/y": "1"}, "given": {}, "deployment": ""}',
     ):
-        apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"] = text.encode()
+        apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"] = text.encode()
         apps.calls.clear()
         assert door()[0] == 0
         assert "POST /api/2.0/workspace/delete" not in apps.changes
-        assert len(json.loads(apps.files[f"{FOLDER}/{deploying.app.MANIFEST}"])["files"]) == len(
-            read_files(ROOT, {})
+        assert len(json.loads(apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"])["files"]) == len(
+            read_files(ROOT)
         )
 
 
@@ -250,7 +277,7 @@ def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
     assert "hermes" in apps.apps
 
 
-# --- Settings -------------------------------------------------------------------------------------------------------------
+# --- Settings -------------------------------------------------------------------------------------
 
 
 def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> None:
@@ -262,12 +289,36 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
     assert (env["APP_OWNER"], env["DEEPWIKI_MCP_URL"]) == ('"me": #1@example.com', "")
     assert env["HOME"] == "/app/python/source_code"
     assert (ROOT / "app.yaml").read_bytes() == before
+
+
+KEPT = "HERMES_MODEL, APP_OWNER, EXA_MCP_URL as last time"
+
+
+def test_settings_stay_until_they_are_taken_back(door: Door, apps: Apps) -> None:
+    door(SET=f"HERMES_MODEL={OPUS_4_6} APP_OWNER=a@example.com EXA_MCP_URL=")
+    first, apps.calls = app_yaml(apps), []
+    code, out, _ = door()
+    assert (code, apps.changes, app_yaml(apps)) == (0, [], first)
+    assert f'Settings:  {KEPT}; SET="HERMES_MODEL=" takes HERMES_MODEL back\n' in out
+    code, out, _ = door(SET="HERMES_MODEL= APP_OWNER=")
+    assert "Settings:  HERMES_MODEL, APP_OWNER taken back: as in app.yaml again\n" in out
+    assert 'SET="EXA_MCP_URL=https://mcp.exa.ai/mcp" takes EXA_MCP_URL back' in out
+    env = app_yaml(apps)
+    assert ("APP_OWNER" in env, env["EXA_MCP_URL"], env["HERMES_MODEL"]) == (False, "", OPUS_4_7)
+    apps.calls.clear()
+    code, out, _ = door(SET="APP_OWNER=")  # the same as nothing
+    assert (code, apps.changes, "taken back" in out) == (0, [], False)
+
+
+def test_where_a_token_goes_is_said_by_each_run(door: Door, apps: Apps, workspace: StandIn) -> None:
+    gateway = f"https://{workspace.gateway_host}"
+    assert door(SET=f"DATABRICKS_GATEWAY_HOST={gateway}")[0] == 0
+    assert app_yaml(apps)["DATABRICKS_GATEWAY_HOST"] == gateway
     _, out, _ = door()
-    assert (
-        "APP_OWNER, DEEPWIKI_MCP_URL, HERMES_MODEL, MAX_CONCURRENT_SESSIONS given last time, and not now"
-        in out
-    )
-    assert apps.files[f"{FOLDER}/app.yaml"] == before
+    said = "DATABRICKS_GATEWAY_HOST not kept from last time, as it says where the token goes"
+    assert f"Settings:  {said}\n" in out
+    assert "DATABRICKS_GATEWAY_HOST" not in app_yaml(apps)
+    assert "not kept" not in door()[1]
 
 
 @pytest.mark.parametrize(
@@ -337,14 +388,10 @@ def test_bad_settings_are_one_line_and_nothing_is_touched(
         ),
     ],
 )
-def test_an_app_yaml_that_will_not_do_is_one_line(
-    door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+def test_an_app_yaml_that_is_not_valid_is_one_line(
+    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
-    root = tmp_path / "checkout"
-    root.mkdir()
-    shutil.copy(ROOT / "app.yaml.template", root)
-    (root / "app.yaml").write_text(text)
-    monkeypatch.setattr(deploy, "ROOT", root)
+    monkeypatch.setattr(deploy, "read_files", lambda _: {"app.yaml": text.encode()})
     for given in ({}, {"SET": "HERMES_MODEL=x"}):
         code, out, err = door(**given)
         assert (code, apps.changes, err.count("\n")) == (2, [], 1)
@@ -352,20 +399,13 @@ def test_an_app_yaml_that_will_not_do_is_one_line(
         assert "dapi0123" not in out + err
 
 
-def test_a_token_bound_to_the_app_stays_bound(
-    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = read_files(ROOT, {})
-    bound = files["app.yaml"] + b"  - name: DATABRICKS_TOKEN\n    valueFrom: my-token\n"
-    monkeypatch.setattr(
-        Path,
-        "read_bytes",
-        lambda path: bound if path.name == "app.yaml" else Path.open(path, "rb").read(),
-    )
-    assert door(SET=f"HERMES_MODEL={OPUS_4_6}")[0] == 0
-    assert {"name": "DATABRICKS_TOKEN", "valueFrom": "my-token"} in yaml.safe_load(
-        apps.files[f"{FOLDER}/app.yaml"]
-    )["env"]
+def test_a_token_bound_to_the_app_stays_bound() -> None:
+    bound = b"env:\n- {name: HERMES_MODEL, value: x}\n- {name: DATABRICKS_TOKEN, valueFrom: mine}\n"
+    env = yaml.safe_load(add_settings(bound, {"HERMES_MODEL": "y"}))["env"]
+    assert env == [
+        {"name": "DATABRICKS_TOKEN", "valueFrom": "mine"},
+        {"name": "HERMES_MODEL", "value": "y"},
+    ]
 
 
 def test_hermes_turned_off_needs_no_route(door: Door, apps: Apps, workspace: StandIn) -> None:
@@ -393,10 +433,14 @@ def test_make_passes_what_it_is_given_as_it_is(workspace: StandIn, tmp_path: Pat
     command.pop()
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("SET: 'A' is no setting")
+    command[-1] = "app=other"
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "app: not valid; expected APP PROFILE HOST SET VOLUME DRY FORCE" in done.stderr
     assert not evil.exists()
 
 
-# --- What it may use ------------------------------------------------------------------------------------------------------
+# --- What it may use ------------------------------------------------------------------------------
 
 
 def test_other_resources_and_fields_of_an_app_stay(door: Door, apps: Apps) -> None:
@@ -461,7 +505,7 @@ def test_an_endpoint_that_cannot_be_given_is_said(door: Door, apps: Apps, refusa
         apps.admin = False
     code, out, _ = door()
     assert (code, out.splitlines()[-1]) == (0, URL)
-    said = r"Resources: refused \(.*\): who manages databricks-claude-opus-4-6 \(CAN_QUERY\) can give it to app-1 hermes"
+    said = r"\(CAN_QUERY\) refused \(.*\): who manages that can give it to app-1 hermes"
     assert re.search(said, out)
 
 
@@ -487,20 +531,24 @@ def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
     apps.calls.clear()
     code, out, _ = door()
     assert (code, apps.changes) == (0, [])
-    assert (
-        'Volume:    /Volumes/main/default/home/mine as last time; SET="HERMES_VOLUME=" leaves it'
-        in out
-    )
-    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home/mine"
+    assert 'Settings:  HERMES_VOLUME as last time; SET="HERMES_VOLUME=" takes' in out
     code, out, _ = door(SET="HERMES_VOLUME=", DRY="1")
     assert "Resources: main.default.home (WRITE_VOLUME) would be taken away\n" in out
     code, out, _ = door(SET="HERMES_VOLUME=")
     assert "Resources: main.default.home (WRITE_VOLUME) taken away\n" in out
-    assert (app_yaml(apps)["HERMES_VOLUME"], [r["name"] for r in resources(apps)]) == (
-        "",
-        ["hermes-fallback-model"],
-    )
+    assert [r["name"] for r in resources(apps)] == ["hermes-fallback-model"]
+    assert "HERMES_VOLUME" not in app_yaml(apps)
     assert "as last time" not in door()[1]
+
+
+def test_a_volume_that_an_earlier_version_was_given_stays_too(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"] = json.dumps(
+        {"files": {}, "given": ["HERMES_VOLUME"], "volume": "/Volumes/main/default/home"}
+        | {"deployment": ""}
+    ).encode()
+    assert door()[0] == 0
+    assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home"
 
 
 def test_a_volume_of_a_run_that_was_cut_off_stays_too(door: Door, apps: Apps, clock: None) -> None:
@@ -513,27 +561,47 @@ def test_a_volume_of_a_run_that_was_cut_off_stays_too(door: Door, apps: Apps, cl
     assert app_yaml(apps)["HERMES_VOLUME"] == "/Volumes/main/default/home"
 
 
-@pytest.mark.parametrize("kind", ["MODEL_SERVICE", "FUNCTION"])
-def test_unity_catalogs_models_are_granted(door: Door, apps: Apps, kind: str) -> None:
-    apps.model = kind
+def service(name: str, model: str) -> dict[str, object]:
+    right = {"permission": "EXECUTE", "securable_type": "MODEL_SERVICE"}
+    return {"name": name, "uc_securable": {"securable_full_name": model, **right}}
+
+
+def test_a_model_service_is_given_with_execute(door: Door, apps: Apps) -> None:
+    apps.services.add(AI_MODEL)
     code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}")
-    assert (code, f"EXECUTE for {AI_MODEL}: given\n" in out) == (0, True)
-    assert "is no serving endpoint" not in out  # nor should it be
-    assert apps.grants == {
-        ("CATALOG", "system"): {PRINCIPAL: {"USE_CATALOG"}},
-        ("SCHEMA", "system.ai"): {PRINCIPAL: {"USE_SCHEMA"}},
-        (kind, AI_MODEL): {PRINCIPAL: {"EXECUTE"}},
-    }
-    apps.admin = False  # and given is given
+    given = f"Resources: {AI_MODEL} (EXECUTE), {OPUS_4_6} (CAN_QUERY) given\n"
+    assert (code, given in out, "GRANT" in out) == (0, True, False)
+    assert resources(apps) == [
+        service("hermes-model", AI_MODEL),
+        endpoint("hermes-fallback-model", OPUS_4_6),
+    ]
+    assert apps.executable() == {AI_MODEL}
     apps.calls.clear()
-    assert f"EXECUTE for {AI_MODEL}: given (unchanged)" in door(SET=f"HERMES_MODEL={AI_MODEL}")[1]
-    assert apps.changes == []
+    code, out, _ = door()
+    assert (code, apps.changes) == (0, [])
+    assert f"Resources: {AI_MODEL} (EXECUTE), {OPUS_4_6} (CAN_QUERY) (unchanged)" in out
 
 
-def test_a_refused_grant_is_sql_for_an_admin(door: Door, apps: Apps) -> None:
-    apps.admin = False
-    code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}")
+REFUSING: list[tuple[str, dict[str, object], str]] = [
+    ("not mine to give", {"admin": False}, "User does not have MANAGE on model service"),
+    ("an older Apps API", {"knows_services": False}, "Unknown securable type: MODEL_SERVICE"),
+    ("the update fails", {"updated": ("FAILED", "no such service")}, "no such service"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"), [case[1:] for case in REFUSING], ids=[case[0] for case in REFUSING]
+)
+def test_where_it_is_refused_there_is_sql_for_an_admin(
+    door: Door, apps: Apps, fields: dict[str, object], reason: str
+) -> None:
+    apps.services.add(AI_MODEL)
+    vars(apps).update(fields)
+    code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL} HERMES_FALLBACK_MODEL={AI_MODEL}")
     assert code == 0
+    assert re.search(
+        rf"^Resources: {AI_MODEL} \(EXECUTE\) refused \({reason}.*\): an admin", out, re.M
+    )
     assert re.findall("^  GRANT .*", out, re.MULTILINE) == [
         f"  GRANT USE CATALOG ON CATALOG system TO `{PRINCIPAL}`;",
         f"  GRANT USE SCHEMA ON SCHEMA system.ai TO `{PRINCIPAL}`;",
@@ -541,7 +609,44 @@ def test_a_refused_grant_is_sql_for_an_admin(door: Door, apps: Apps) -> None:
     ]
 
 
-# --- What goes wrong ------------------------------------------------------------------------------------------------------
+def test_what_an_admin_gave_by_sql_is_not_asked_for_again(door: Door, apps: Apps) -> None:
+    apps.services.add(AI_MODEL)
+    apps.admin = False
+    door(SET=f"HERMES_MODEL={AI_MODEL} HERMES_FALLBACK_MODEL={AI_MODEL}")
+    apps.grants |= {
+        ("CATALOG", "system"): {PRINCIPAL: {"USE_CATALOG"}},
+        ("SCHEMA", "system.ai"): {PRINCIPAL: {"USE_SCHEMA", "EXECUTE"}},
+    }
+    apps.calls.clear()
+    code, out, _ = door()
+    assert (code, apps.changes, "GRANT" in out) == (0, [], False)
+    assert f"Resources: {AI_MODEL} (EXECUTE) (unchanged)" in out
+
+
+def test_what_is_not_refused_is_given(door: Door, apps: Apps) -> None:
+    apps.services.add(AI_MODEL)
+    apps.volumes.add("main.default.home")
+    apps.knows_services = False
+    code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}", VOLUME="main.default.home")
+    assert (code, "GRANT EXECUTE" in out) == (0, True)
+    assert [r["name"] for r in resources(apps)] == ["hermes-fallback-model", "hermes-volume"]
+
+
+def test_one_instance_of_the_app_runs(door: Door, apps: Apps) -> None:
+    apps.make("hermes", ME, compute_min_instances=2, compute_max_instances=3)
+    code, _, _ = door(DRY="1")
+    assert (code, apps.changes) == (0, [])
+    apps.knows_instances = False
+    assert "App:       3 instances stay (Several instances are not available): set one" in door()[1]
+    apps.knows_instances = True
+    assert "App:       3 instances are one now" in door()[1]
+    app = apps.apps["hermes"]
+    assert (app["compute_min_instances"], app["compute_max_instances"]) == (1, 1)
+    apps.calls.clear()
+    assert (door()[0], apps.changes) == (0, [])
+
+
+# --- What goes wrong ------------------------------------------------------------------------------
 
 
 def test_no_route_for_the_model_stops_before_anything(
@@ -705,7 +810,8 @@ def test_somebody_elses_deployment_is_waited_for(door: Door, apps: Apps) -> None
 
 LOST = [
     ("POST", "/api/2.0/apps", 1),
-    ("PATCH", "/api/2.0/apps/hermes", 1),
+    ("POST", "/api/2.0/apps/hermes/update", 1),
+    ("GET", "/api/2.0/apps/hermes/update", 1),
     ("POST", "/api/2.0/workspace/mkdirs", 2),
     ("POST", "/api/2.0/workspace/import", 1),
     ("POST", "/api/2.0/workspace/import", 5),
@@ -742,11 +848,13 @@ def test_a_lost_connection_is_mended_by_the_next_run(
     apps.fault, apps.takes = lambda _: None, 10
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
-    files = read_files(ROOT, {})
+    files = read_files(ROOT)
     assert {name: apps.files[f"{FOLDER}/{name}"] for name in files} == files
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
-    if method == "GET":  # the deployment was under way, and is not made twice
+    if (
+        method == "GET" and "deployments" in path
+    ):  # the deployment was under way, and is not made twice
         assert apps.changes.count("POST /api/2.0/apps/hermes/deployments") == 1
     apps.calls.clear()
     assert (door()[0], apps.changes) == (0, [])
@@ -776,8 +884,8 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
 ) -> None:
     """The new file went up, the connection was lost, and the old file is wanted again."""
     door()
-    old = read_files(ROOT, {})
-    monkeypatch.setattr(deploy, "read_files", lambda *_: old | {"utils.py": b"new"})
+    old = read_files(ROOT)
+    monkeypatch.setattr(deploy, "read_files", lambda _: old | {"utils.py": b"new"})
 
     def fault(call: Call) -> Answer | None:
         if apps.files[f"{FOLDER}/utils.py"] == b"new":
@@ -787,7 +895,7 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
     apps.fault = fault
     assert door()[0] == 1
     apps.fault = lambda _: None
-    monkeypatch.setattr(deploy, "read_files", lambda *_: old)
+    monkeypatch.setattr(deploy, "read_files", lambda _: dict(old))
     assert door()[0] == 0
     assert apps.files[f"{FOLDER}/utils.py"] == old["utils.py"]
 
@@ -801,7 +909,7 @@ def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch)
     assert out.count("Deploying") == 3
 
 
-# --- Login, status, undeploy ----------------------------------------------------------------------------------------------
+# --- Login, status, undeploy ----------------------------------------------------------------------
 
 
 def test_a_profile_goes_before_the_environment(
@@ -857,9 +965,9 @@ def test_a_login_without_a_token_is_said(
 ) -> None:
     # Who says who it is logs in with a name and a password.
     monkeypatch.setattr(deploy, "find_me", lambda client: ME)
-    monkeypatch.setattr(deploy, "read_manifest", lambda target: deploying.app.Manifest())
+    monkeypatch.setattr(deploy, "read_manifest", lambda target: Manifest())
     (tmp_path / ".databrickscfg").write_text(
-        "[work]\nhost = https://x.example\nusername = me\npassword = p4ssw0rd\n"
+        f"[work]\nhost = {os.environ['DATABRICKS_HOST']}\nusername = me\npassword = p4ssw0rd\n"
     )
     code, _, err = door(PROFILE="work")
     assert (code, err) == (
@@ -976,18 +1084,13 @@ def test_it_can_be_tried_by_hand_on_the_stand_in(tmp_path: Path) -> None:
         sys.executable,
         "deploy.py",
         "deploy",
+        "--volume=main.default.home",
+        "--dry",
     ]
-    env = os.environ | {
-        "HOME": str(tmp_path),
-        "DEPLOY_VOLUME": "main.default.home",
-        "DEPLOY_DRY": "1",
-    }
+    env = os.environ | {"HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (
-        "main.default.home (WRITE_VOLUME), databricks-claude-opus-4-6 (CAN_QUERY) would be given"
-        in done.stdout
-    )
+    assert f"{OPUS_4_6} (CAN_QUERY), main.default.home (WRITE_VOLUME) would be given" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -1003,18 +1106,26 @@ def test_undeploy_deletes_what_was_typed(door: Door, apps: Apps, typed: str, del
 
 
 def test_help_and_nonsense(door: Door) -> None:
-    assert door("--help")[0] == 0
-    code, out, _ = door("deply")
-    assert (code, "make undeploy" in out) == (2, True)
+    with pytest.raises(SystemExit, match="0"):
+        door("--help")
+    code, _, err = door("deply")
+    assert (code, err.count("\n"), "'deply'" in err) == (2, 1, True)
 
 
-# --- From a checkout to a chat --------------------------------------------------------------------------------------------
+# --- From a checkout to a chat --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("world", "model", "path"),
+    [
+        pytest.param("classic", OPUS_4_7, "/openai", marks=pytest.mark.slow),
+        ("enforced", NEW_OPUS_4_7, f"/{UNITY}"),
+    ],
+)
 def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
-    apps: Apps, installed_hermes: Path, tmp_path: Path
+    installed_hermes: Path, tmp_path: Path, world: str, model: str, path: str
 ) -> None:
-    """The slowest of all: the uploaded files run as the app, in an environment of their own, behind Databricks' proxy."""
+    """The slowest of all: what was uploaded runs as the app, with its own rights and Python."""
     pytest.importorskip(
         "playwright", reason="playwright, which drives the browser, is not installed"
     )
@@ -1026,9 +1137,10 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
     if not chromium:
         pytest.skip("chromium, the browser, is not installed")
     patience = float(PATIENCE)
+    apps = Apps.of(default_serves(world))
     with (
-        StandIn(rooms=apps.rooms, oauth=3600) as workspace,
-        Runner(workspace.env, installed_hermes) as runner,
+        StandIn(world=world, rooms=apps.rooms, rights=apps.executable) as workspace,
+        Runner(workspace.app_env, installed_hermes) as runner,
     ):
         apps.runner = runner
         home = workspace.env | {"HOME": str(tmp_path)}
@@ -1063,7 +1175,8 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
             page.goto(url)
             prompt(page)
             page.keyboard.type("good morning\n")
-            sees(page, f"{OPUS_4_7} through https://{workspace.gateway_host}/openai: good morning")
+            host = workspace.gateway_host if world == "classic" else workspace.workspace_host
+            sees(page, f"{model} through https://{host}{path}: good morning")
 
             runner.visitor = "somebody@example.com"
             stranger = browser.new_context(ignore_https_errors=True).new_page()

@@ -1,5 +1,6 @@
 """A Databricks workspace and its AI Gateway on loopback; see `workspace.py`."""
 
+from tests.standin.wire import Answer, Call, Cut, Room
 from tests.standin.workspace import (
     GATEWAY_FAULTS,
     GPT,
@@ -11,10 +12,6 @@ from tests.standin.workspace import (
     OPUS_4_7,
     SONNET,
     WORKSPACE_ID,
-    Answer,
-    Call,
-    Cut,
-    Room,
     StandIn,
 )
 from tests.standin.worlds import FAULTS, GATEWAY_ROUTES, WORKSPACE_ROUTES, WORLDS, default_serves

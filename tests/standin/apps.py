@@ -1,42 +1,41 @@
-"""The stand-in's Databricks Apps: the Apps API, workspace files, volumes and Unity Catalog grants, as databricks-sdk asks.
+"""The stand-in's Databricks Apps: the Apps API, workspace files, volumes and Unity Catalog grants.
 
     apps = Apps()
     with StandIn(rooms=apps.rooms) as workspace: ...
 
-With a `Runner`, a deployment starts the uploaded files as the app, behind a front with the app's own name.
+It answers as databricks-sdk asks. With a `Runner`, a deployment starts the uploaded files as the
+app, behind a front with the app's own name.
 """
 
 from __future__ import annotations
 
 import email.parser
 import itertools
-import os
 import re
 import secrets
-import select
-import shutil
-import socket
-import ssl
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-import trustme
-import yaml
+from tests.standin.runner import ME, Runner
+from tests.standin.wire import Answer, Call, Room
+from tests.standin.workspace import WORKSPACE_ID
+from tests.standin.worlds import is_service
 
-from tests.standin import WORKSPACE_ID, Answer, Call, Room
-
-ME, PRINCIPAL = "owner@example.com", "0a1b2c3d-0000-4000-8000-000000000001"
+PRINCIPAL = "0a1b2c3d-0000-4000-8000-000000000001"
 NAME = re.compile("[a-z0-9-]{2,30}")
-# What an update may set; it replaces all of these. Source: databricks.sdk.service.apps.AppsAPI.update
-SET = ("description", "resources", "budget_policy_id", "compute_size", "user_api_scopes")
+# What an app may be given. Source: databricks.sdk.service.apps.AppUpdate
+SET = (
+    "description",
+    "resources",
+    "budget_policy_id",
+    "compute_size",
+    "compute_min_instances",
+    "compute_max_instances",
+    "user_api_scopes",
+)
 
 
 def error(status: int, code: str, message: str) -> Answer:
@@ -53,13 +52,15 @@ class Apps:
         takes: how many looks each state lasts.
         may_create: whether `me` may create apps.
         limit: how many apps there may be.
-        admin: whether `me` may grant rights on `system`, and give serving endpoints to an app.
+        admin: whether `me` may give others what `system` holds, and serving endpoints.
         endpoints: the serving endpoints that can be given to an app.
-        model: what a model of `system.ai` is: "MODEL_SERVICE", or "FUNCTION" for a registered one.
+        services: the model services that can be given to an app, by full name.
+        knows_services: whether this workspace's Apps API knows resources of type MODEL_SERVICE.
+        knows_instances: whether it knows the number of instances.
         volumes: the volumes of Unity Catalog, by full name.
         fails: what a deployment fails with; "" where it succeeds.
         crashes: what the app itself says as it ends after its deployment; "" where it runs.
-        fault: sees each call first; an answer of its own is the answer, a ConnectionError cuts the connection.
+        fault: sees each call first; an answer of its own is the answer, a ConnectionError cuts it.
         runner: starts what was deployed.
     """
 
@@ -69,7 +70,9 @@ class Apps:
     limit: int = 100
     admin: bool = True
     endpoints: set[str] = field(default_factory=lambda: {"databricks-claude-opus-4-6"})
-    model: str = "MODEL_SERVICE"
+    services: set[str] = field(default_factory=set)
+    knows_services: bool = True
+    knows_instances: bool = True
     volumes: set[str] = field(default_factory=set)
     fails: str = ""
     crashes: str = ""
@@ -85,8 +88,27 @@ class Apps:
 
     def __post_init__(self) -> None:
         self._looks: dict[str, int] = {}
+        self._updates: dict[str, int] = {}
+        self.updated = ("SUCCEEDED", "App was updated.")
         self._time = itertools.count()
         self._lock = threading.RLock()
+
+    @classmethod
+    def of(cls, serves: Mapping[str, Collection[str]], **more: Any) -> Apps:
+        """With the endpoints and the model services of a workspace's routes."""
+        models = {model for served in serves.values() for model in served}
+        endpoints = set(serves.get("serving-endpoints", ()))
+        return cls(endpoints=endpoints, services=set(filter(is_service, models)), **more)
+
+    def executable(self) -> set[str]:
+        """The model services that an app may execute, as `StandIn.rights` wants them."""
+        granted = {
+            name
+            for (kind, name), held in self.grants.items()
+            if kind == "MODEL_SERVICE" and "EXECUTE" in held.get(PRINCIPAL, ())
+        }
+        whole = "EXECUTE" in self.grants.get(("SCHEMA", "system.ai"), {}).get(PRINCIPAL, ())
+        return self.services if whole else granted
 
     @property
     def rooms(self) -> dict[str, Room]:
@@ -96,7 +118,6 @@ class Apps:
             "/api/2.0/apps": self._app,
             "/api/2.0/workspace/": self._file,
             "/api/2.1/unity-catalog/volumes/": self._volume,
-            "/api/2.1/unity-catalog/permissions/": self._rights,
             "/api/2.1/unity-catalog/effective-permissions/": self._rights,
         }
         return {beginning: self._in_turn(room) for beginning, room in mine.items()}
@@ -149,17 +170,14 @@ class Apps:
             )
         if rest.startswith("deployments"):
             return self._deployment(call, app, rest.partition("/")[2])
+        if rest == "update" and call.method == "GET":
+            return self._look_at_update(name)
         if call.method == "GET":
             self._look(app)
         elif call.method == "DELETE":
             app["compute_status"] = {"state": "DELETING", "message": "App is being deleted."}
-        elif call.method == "PATCH":
-            refused = self._refusal(call.json.get("resources", []))
-            if refused:
-                return refused
-            for key in SET:
-                app.pop(key, None)
-            app |= {key: call.json[key] for key in SET if key in call.json}
+        elif rest == "update":
+            return self._update(call.json, app)
         elif rest == "start":
             app["compute_status"] = {"state": "STARTING", "message": "App compute is starting."}
         return 200, app
@@ -183,40 +201,95 @@ class Apps:
             name, self.me, **{key: asked[key] for key in SET if key in asked} | starting
         )
 
-    def _refusal(self, resources: list[dict[str, Any]]) -> Answer | None:
-        for one in resources:
-            endpoint = one.get("serving_endpoint", {}).get("name")
-            if endpoint and not self.admin:
-                return error(
-                    403, "PERMISSION_DENIED", f"You need CAN_MANAGE on serving endpoint {endpoint}."
-                )
-            if endpoint and endpoint not in self.endpoints:
-                return error(
-                    404, "RESOURCE_DOES_NOT_EXIST", f"Serving endpoint {endpoint} does not exist."
-                )
+    def _update(self, asked: dict[str, Any], app: dict[str, Any]) -> Answer:
+        """Take an update: the fields of its mask, each whole. It takes some looks."""
+        fields = asked.get("update_mask", "").split(",")
+        given = asked.get("app", {})
+        if not set(fields) <= set(SET):
+            return error(400, "INVALID_PARAMETER_VALUE", f"Invalid update mask: {fields}.")
+        if refused := self._refusal(given if "resources" in fields else {}):
+            return refused
+        if not self.knows_instances and any("instances" in name for name in fields):
+            return error(400, "INVALID_PARAMETER_VALUE", "Several instances are not available.")
+        if self.updated[0] == "SUCCEEDED":
+            for name in fields:
+                app.pop(name, None)
+            app |= {name: given[name] for name in fields if name in given}
+            self._grant(app)
+        self._updates[app["name"]] = self.takes
+        return 200, {"status": {"state": "IN_PROGRESS", "message": "Updating the app."}}
+
+    def _look_at_update(self, name: str) -> Answer:
+        left = self._updates.get(name, 0)
+        self._updates[name] = max(0, left - 1)
+        state = ("IN_PROGRESS", "Updating the app.") if left else self.updated
+        return 200, {"status": dict(zip(("state", "message"), state, strict=True))}
+
+    def _grant(self, app: dict[str, Any]) -> None:
+        """Give an app what its resources say, and what is needed above them."""
+        for resource in app.get("resources", []):
+            one = resource.get("uc_securable", {})
+            if one.get("securable_type") != "MODEL_SERVICE":
+                continue
+            catalog, schema, _ = one["securable_full_name"].split(".")
+            for kind, name, right in (
+                ("CATALOG", catalog, "USE_CATALOG"),
+                ("SCHEMA", f"{catalog}.{schema}", "USE_SCHEMA"),
+                ("MODEL_SERVICE", one["securable_full_name"], one["permission"]),
+            ):
+                self.grants.setdefault((kind, name), {}).setdefault(PRINCIPAL, set()).add(right)
+
+    def _refusal(self, given: dict[str, Any]) -> Answer | None:
+        answers = (self._refuse_resource(one) for one in given.get("resources", []))
+        return next((answer for answer in answers if answer), None)
+
+    def _refuse_resource(self, one: dict[str, Any]) -> Answer | None:
+        endpoint = one.get("serving_endpoint", {}).get("name")
+        securable = one.get("uc_securable", {})
+        service, kind = securable.get("securable_full_name"), securable.get("securable_type")
+        if not 2 <= len(one["name"]) <= 30:
+            return error(400, "INVALID_PARAMETER_VALUE", f"Invalid resource name: {one['name']}.")
+        if endpoint and not self.admin:
+            message = f"You need CAN_MANAGE on serving endpoint {endpoint}."
+            return error(403, "PERMISSION_DENIED", message)
+        if endpoint and endpoint not in self.endpoints:
+            message = f"Serving endpoint {endpoint} does not exist."
+            return error(404, "RESOURCE_DOES_NOT_EXIST", message)
+        return self._refuse_service(service) if kind == "MODEL_SERVICE" else None
+
+    def _refuse_service(self, service: str) -> Answer | None:
+        if not self.knows_services:
+            return error(400, "INVALID_PARAMETER_VALUE", "Unknown securable type: MODEL_SERVICE.")
+        if service not in self.services:
+            return error(404, "RESOURCE_DOES_NOT_EXIST", f"'{service}' does not exist")
+        if not self.admin:
+            message = f"User does not have MANAGE on model service '{service}'."
+            return error(403, "PERMISSION_DENIED", message)
         return None
 
     def _deployment(self, call: Call, app: dict[str, Any], which: str) -> Answer:
         made = self.deployments[app["name"]]
-        if call.method == "GET" and not which:
+        if call.method != "GET":
+            return self._deploy(app, call.json["source_code_path"])
+        if not which:
             return 200, {"app_deployments": made[::-1]}
-        if call.method == "GET":
-            found = next((one for one in made if one["deployment_id"] == which), None)
-            if found is None:
-                return error(404, "RESOURCE_DOES_NOT_EXIST", f"Deployment {which} does not exist.")
-            self._look(app)
-            return 200, found
+        found = next((one for one in made if one["deployment_id"] == which), None)
+        if found is None:
+            return error(404, "RESOURCE_DOES_NOT_EXIST", f"Deployment {which} does not exist.")
+        self._look(app)
+        return 200, found
+
+    def _deploy(self, app: dict[str, Any], path: str) -> Answer:
         if app["compute_status"]["state"] != "ACTIVE":
-            return error(
-                400, "BAD_REQUEST", f"Cannot deploy app {app['name']} as its compute is not active."
-            )
+            message = f"Cannot deploy app {app['name']} as its compute is not active."
+            return error(400, "BAD_REQUEST", message)
         if "pending_deployment" in app:
             return error(409, "ABORTED", "Cannot deploy while another deployment is in progress.")
-        source = call.json["source_code_path"].removeprefix("/Workspace")
+        source = path.removeprefix("/Workspace")
         taken = {
-            str(PurePosixPath(path).relative_to(source)): data
-            for path, data in self.files.items()
-            if _below(path, source)
+            str(PurePosixPath(name).relative_to(source)): data
+            for name, data in self.files.items()
+            if name.startswith(f"{source}/")
         }
         if "app.yaml" not in taken:
             return error(400, "INVALID_PARAMETER_VALUE", f"Source code path {source} holds no app.")
@@ -226,10 +299,10 @@ class Apps:
             "create_time": self._now(),
             "creator": self.me,
             "mode": "SNAPSHOT",
-            "source_code_path": call.json["source_code_path"],
+            "source_code_path": path,
             "status": {"state": "IN_PROGRESS", "message": "Preparing source code."},
         }
-        made.append(new)
+        self.deployments[app["name"]].append(new)
         app["pending_deployment"] = new
         if self.runner:
             self.runner.start(app, taken)
@@ -237,39 +310,38 @@ class Apps:
 
     def _look(self, app: dict[str, Any]) -> None:
         """Time goes by with each look: after `takes` of them, what is under way is done."""
-        name, compute = app["name"], app["compute_status"]
-        busy = "pending_deployment" in app or compute["state"] in (
-            "STARTING",
-            "STOPPING",
-            "DELETING",
-        )
+        name, state = app["name"], app["compute_status"]["state"]
+        busy = "pending_deployment" in app or state in ("STARTING", "STOPPING", "DELETING")
         self._looks[name] = self._looks.get(name, 0) + 1 if busy else 0
         if self._looks[name] <= self.takes or (self.runner and not self.runner.done):
             return
         self._looks[name] = 0
-        if compute["state"] == "DELETING":
+        if state == "DELETING":
             del self.apps[name]
-        elif compute["state"] == "STOPPING":
+        elif state == "STOPPING":
             app["compute_status"] = {"state": "STOPPED", "message": "App compute is stopped."}
-        elif compute["state"] == "STARTING":
+        elif state == "STARTING":
             app["compute_status"] = {"state": "ACTIVE", "message": "App compute is running."}
             if "active_deployment" in app:
                 app["app_status"] = {"state": "RUNNING", "message": "App is running."}
         else:
-            new = app.pop("pending_deployment")
-            fails = self.fails or (self.runner.fails if self.runner else "")
-            state = ("FAILED", fails) if fails else ("SUCCEEDED", "App started successfully")
-            new["status"] = dict(zip(("state", "message"), state, strict=True))
-            if not fails:
-                crashed = {"state": "CRASHED", "message": self.crashes}
-                app["app_status"] = (
-                    crashed if self.crashes else {"state": "RUNNING", "message": "App is running."}
-                )
-                app["active_deployment"] = new
-                app["default_source_code_path"] = new["source_code_path"]
+            self._end_deployment(app)
+
+    def _end_deployment(self, app: dict[str, Any]) -> None:
+        new = app.pop("pending_deployment")
+        fails = self.fails or (self.runner.fails if self.runner else "")
+        if fails:
+            new["status"] = {"state": "FAILED", "message": fails}
+            return
+        new["status"] = {"state": "SUCCEEDED", "message": "App started successfully"}
+        app["app_status"] = {"state": "RUNNING", "message": "App is running."}
+        if self.crashes:
+            app["app_status"] = {"state": "CRASHED", "message": self.crashes}
+        app["active_deployment"] = new
+        app["default_source_code_path"] = new["source_code_path"]
 
     def _now(self) -> str:
-        """The time as it is here: a second for each event."""
+        """A second later than the last event."""
         return f"2026-01-01T00:{next(self._time) // 60:02}:{next(self._time) % 60:02}Z"
 
     # Files
@@ -306,31 +378,18 @@ class Apps:
         return 200, {"full_name": name, "name": name.rpartition(".")[2], "volume_type": "MANAGED"}
 
     def _rights(self, call: Call) -> Answer:
+        """What a principal may do with something, rights from above it included."""
         kind, name = call.path.split("/")[-2:]
-        if kind not in {"system": ("CATALOG",), "system.ai": ("SCHEMA",)}.get(name, (self.model,)):
+        there = {"system": "CATALOG", "system.ai": "SCHEMA"} | dict.fromkeys(
+            self.services, "MODEL_SERVICE"
+        )
+        if there.get(name) != kind:
             return error(404, "RESOURCE_DOES_NOT_EXIST", f"{kind} '{name}' does not exist.")
-        if call.method == "PATCH" and not self.admin:
-            return error(403, "PERMISSION_DENIED", f"User does not have MANAGE on {kind} '{name}'.")
-        held = self.grants.setdefault((kind, name), {})
-        for change in call.json.get("changes", []):
-            held.setdefault(change["principal"], set()).update(change["add"])
-        asked = {
-            who: rights for who, rights in held.items() if call.query.get("principal", who) == who
-        }
-        if "/effective-permissions/" in call.path:
-            found = [
-                {"principal": who, "privileges": [{"privilege": right} for right in sorted(r)]}
-                for who, r in asked.items()
-            ]
-        else:
-            found = [
-                {"principal": who, "privileges": sorted(rights)} for who, rights in asked.items()
-            ]
-        return 200, {"privilege_assignments": found}
-
-
-def _below(path: str, folder: str) -> bool:
-    return path.startswith(f"{folder}/")
+        above = [(kind, name), *(("SCHEMA", "system.ai"),) * (kind == "MODEL_SERVICE")]
+        who = call.query["principal"]
+        held = set().union(*(self.grants.get(one, {}).get(who, set()) for one in above))
+        privileges = [{"privilege": right} for right in sorted(held)]
+        return 200, {"privilege_assignments": [{"principal": who, "privileges": privileges}]}
 
 
 def _form(call: Call) -> dict[str, Any]:
@@ -345,190 +404,3 @@ def _form(call: Call) -> dict[str, Any]:
         )
         fields[name] = data if name == "content" else data.decode()
     return fields
-
-
-# --- The app itself -------------------------------------------------------------------------------------------------------
-
-
-class Runner:
-    """Starts uploaded files as Databricks does, and is the proxy in front of them; a context manager.
-
-    Arguments:
-        env: the workspace around the app, with its service principal's credentials.
-        hermes: a home with Hermes in it, so that it is not installed again.
-        visitor: who the browser says it is; may change while it runs.
-    """
-
-    def __init__(self, env: dict[str, str], hermes: Path, visitor: str = ME) -> None:
-        self.env, self.hermes, self.visitor = env, hermes, visitor
-        self.done, self.fails = True, ""
-        self.host, self.app_port = "", 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Runner:
-        self._folder = Path(tempfile.mkdtemp(prefix="standin-app-"))
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trustme.CA().issue_cert("*.7.azure.databricksapps.com").configure_cert(self._context)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind:
-            print(self.log)
-        self._listener.close()
-        self._stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def log(self) -> str:
-        """What its installation and the app itself printed."""
-        path = self._folder / "log"
-        return path.read_text() if path.exists() else ""
-
-    def start(self, app: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Stop what runs, and start these files; `done` when they answer, or when `fails` says why not."""
-        self._stop()
-        self.done, self.fails, self.host = False, "", app["url"].removeprefix("https://")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.app_port = free.getsockname()[1]
-        threading.Thread(target=self._run, args=(app["name"], files), daemon=True).start()
-
-    def _run(self, name: str, files: dict[str, bytes]) -> None:
-        try:
-            self._start(name, files)
-        except Exception as failure:  # to be told by the deployment
-            self.fails = f"{type(failure).__name__}: {failure}"
-        finally:
-            self.done = True
-
-    def _start(self, name: str, files: dict[str, bytes]) -> None:
-        home, python = self._folder / "source_code", self._folder / "python"
-        shutil.rmtree(home, ignore_errors=True)
-        for file, content in files.items():
-            (home / file).parent.mkdir(parents=True, exist_ok=True)
-            (home / file).write_bytes(content)
-        (home / ".local").mkdir()
-        for folder in (self.hermes / ".local").iterdir():
-            (home / ".local" / folder.name).symlink_to(folder)
-        uv = [sys.executable, "-m", "uv"]
-        install = [*uv, "pip", "install", "--python", str(python / "bin" / "python")]
-        with (self._folder / "log").open("w") as log:
-            subprocess.run(
-                [*uv, "venv", "--clear", "--python", sys.executable, str(python)],
-                check=True,
-                stdout=log,
-                stderr=log,
-            )
-            subprocess.run(
-                [*install, "-r", "requirements.txt", "-c", "constraints.txt"],
-                cwd=home,
-                check=True,
-                stdout=log,
-                stderr=log,
-            )
-        config = yaml.safe_load((home / "app.yaml").read_text())
-        # The one thing that differs: /app is not ours to write here.
-        given = {
-            e["name"]: e["value"].replace("/app/python/source_code", str(home))
-            for e in config["env"]
-        }
-        path = f"{python / 'bin'}{os.pathsep}{self.env['PATH']}"
-        theirs = {
-            "DATABRICKS_APP_NAME": name,
-            "DATABRICKS_APP_PORT": str(self.app_port),
-            "PATH": path,
-        }
-        env = (
-            {k: v for k, v in self.env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))}
-            | theirs
-            | given
-        )
-        program = shutil.which(config["command"][0], path=path)
-        assert program
-        with (self._folder / "log").open("a") as log:
-            self._process = subprocess.Popen(
-                [program, *config["command"][1:]],
-                cwd=home,
-                env=env,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
-        while True:
-            if self._process.poll() is not None:
-                raise RuntimeError(f"app crashed: {self.log[-200:]}")
-            with (
-                suppress(OSError),
-                closing(HTTPConnection("127.0.0.1", self.app_port, timeout=5)) as connection,
-            ):
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.05)
-
-    def _stop(self) -> None:
-        if self._process:
-            self._process.terminate()
-            try:
-                self._process.wait(15)
-            finally:
-                self._process.kill()
-            self._process = None
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
-
-    def _serve(self, near: socket.socket) -> None:
-        """One connection: a request, whose head is written anew, then bytes both ways until one side ends."""
-        with suppress(OSError), self._context.wrap_socket(near, server_side=True) as browser:
-            data = b""
-            while b"\r\n\r\n" not in data:
-                if not (more := browser.recv(65536)):
-                    return
-                data += more
-            head, _, rest = data.partition(b"\r\n\r\n")
-            with socket.create_connection(("127.0.0.1", self.app_port)) as app:
-                app.sendall(self._head(head.decode("latin-1")).encode("latin-1") + rest)
-                _relay(browser, app)
-
-    def _head(self, head: str) -> str:
-        first, *lines = head.split("\r\n")
-        kept = [line for line in lines if not line.lower().startswith("x-forwarded-")]
-        if not any(line.lower().startswith("upgrade:") for line in lines):
-            # One request a connection, as its head is all that is looked at.
-            kept = [line for line in kept if not line.lower().startswith("connection:")] + [
-                "Connection: close"
-            ]
-        name = self.visitor.partition("@")[0]
-        said = {
-            "Email": self.visitor,
-            "User": f"1@{WORKSPACE_ID}",
-            "Preferred-Username": name,
-            "Host": self.host,
-        }
-        kept += [f"X-Forwarded-{key}: {value}" for key, value in said.items()]
-        return "\r\n".join([first, *kept, f"X-Request-Id: {secrets.token_hex(16)}", "", ""])
-
-
-def _relay(browser: ssl.SSLSocket, app: socket.socket) -> None:
-    """Bytes both ways until one side ends; in one thread, as a TLS connection is not for two."""
-    while True:
-        ready = [browser] if browser.pending() else select.select([browser, app], [], [])[0]
-        for source in ready:
-            source.setblocking(False)
-            try:
-                data = source.recv(65536)
-            except ssl.SSLWantReadError:  # a part of a record
-                continue
-            finally:
-                source.setblocking(True)
-            if not data:
-                return
-            (app if source is browser else browser).sendall(data)

@@ -1,10 +1,11 @@
-"""A Unity Catalog volume for the stand-in: the Files API as databricks-sdk 0.156.0 uses it, with faults.
+"""A Unity Catalog volume for the stand-in: the Files API as databricks-sdk 0.156.0 uses it.
 
     volume = Volume()
     with StandIn(rooms=volume.rooms()) as workspace: ...
 
-Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in parts to presigned URLs, and
-each download of `WorkspaceClient().files` through one. `FilesAPI` alone, which the app uses, asks for neither.
+Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in parts
+to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI` alone, which
+the app uses, asks for neither.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote
 
 from tests.standin import Answer, Call, Cut, Room
@@ -96,26 +98,25 @@ class Volume:
             return self._presign(call, target)
 
     def _file(self, call: Call, path: str) -> Answer:
+        action = call.query.get("action")
         if call.method == "PUT":
             if call.query.get("overwrite") == "false" and path in self.files:
                 return _error(409, "ALREADY_EXISTS", f"The file {path} already exists.")
             return self._write(path, call.body)
-        if call.method == "POST" and call.query.get("action") == "initiate-upload":
+        if call.method == "POST" and action == "initiate-upload":
             return 200, {"multipart_upload": {"session_token": secrets.token_hex(8)}}
-        if call.method == "POST" and call.query.get("action") == "complete-upload":
-            session = call.query["session_token"]
-            return self._write(
-                path,
-                b"".join(
-                    self._parts.pop((session, part["part_number"])) for part in call.json["parts"]
-                ),
-            )
+        if call.method == "POST" and action == "complete-upload":
+            return self._write(path, self._joined(call))
         if path not in self.files:
             return _error(404, "NOT_FOUND", f"The file {path} does not exist.")
         if call.method == "DELETE":
             del self.files[path]
             return 204, b""
         return self._read(call, path)
+
+    def _joined(self, call: Call) -> bytes:
+        session, parts = call.query["session_token"], call.json["parts"]
+        return b"".join(self._parts.pop((session, part["part_number"])) for part in parts)
 
     def _write(self, path: str, data: bytes) -> Answer:
         if sum(map(len, self.files.values())) + len(data) > self.room:
@@ -154,16 +155,21 @@ class Volume:
             return 204, b""
         if call.method == "HEAD":
             return 200, b""
+        return self._list(call, path, inside)
+
+    def _list(self, call: Call, path: str, inside: list[str]) -> Answer:
         names = sorted({f"{path}/{name[len(path) + 1 :].split('/')[0]}" for name in inside})
         size, start = int(call.query.get("page_size", 1000)), int(call.query.get("page_token", 0))
-        page = [
-            {"path": n, "name": n.rpartition("/")[2], "is_directory": n not in self.files}
-            | ({"file_size": len(self.files[n])} if n in self.files else {})
-            for n in names[start : start + size]
-        ]
-        return 200, {"contents": page} | (
-            {"next_page_token": str(start + size)} if len(names) > start + size else {}
-        )
+        page: dict[str, Any] = {"contents": [self._entry(n) for n in names[start : start + size]]}
+        if len(names) > start + size:
+            page["next_page_token"] = str(start + size)
+        return 200, page
+
+    def _entry(self, path: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"path": path, "name": path.rpartition("/")[2]}
+        if path not in self.files:
+            return entry | {"is_directory": True}
+        return entry | {"is_directory": False, "file_size": len(self.files[path])}
 
     def _presign(self, call: Call, path: str) -> Answer:
         kind = call.path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""How the models of a Databricks workspace answer a chat completion: what is cached, and what comes back."""
+"""How a workspace's models answer a chat completion: what is cached, and what comes back."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PromptCache:
 
 
 def _blocks(body: Body) -> Iterator[Body]:
-    """The prompt in the cache's order, tools first, then system, then the rest; a text is one block, however it is sent."""
+    """The prompt in the cache's order: tools, system, the rest; a text is one block."""
     yield from (dict(tool) for tool in body.get("tools") or [])
     for message in sorted(
         messages_of(body), key=lambda m: m.get("role") not in ("system", "developer")
@@ -94,30 +94,13 @@ def completion(base_url: str, body: Body, counted: tuple[int, int, int], calls: 
     Returns:
         The completion.
     """
-    said = [m for m in messages_of(body) if m.get("role") == "user"] or [{}]
-    text = said[-1].get("content") or ""
-    if isinstance(text, list):
-        text = " ".join(part.get("text", "") for part in text)
-    message: Body = {"role": "assistant", "content": f"{body['model']} through {base_url}: {text}"}
+    message: Body = {"role": "assistant", "content": f"{body['model']} through {base_url}: "}
+    message["content"] += _question(body)
     if calls:
-        functions = [
-            {"name": "terminal", "arguments": json.dumps({"command": command})} for command in calls
-        ]
-        asked = [
-            {
-                "index": i,
-                "id": f"call_{secrets.token_hex(4)}",
-                "type": "function",
-                "function": function,
-            }
-            for i, function in enumerate(functions)
-        ]
-        message = {"role": "assistant", "content": None, "tool_calls": asked}
+        message |= {"content": None, "tool_calls": [_call(i, c) for i, c in enumerate(calls)]}
     elif body.get("thinking"):  # so mlflow 3 reads it (types/responses.py): content is a list
-        thought = {
-            "type": "reasoning",
-            "summary": [{"type": "summary_text", "text": "a thought", "signature": "s"}],
-        }
+        summary = [{"type": "summary_text", "text": "a thought", "signature": "s"}]
+        thought = {"type": "reasoning", "summary": summary}
         message["content"] = [thought, {"type": "text", "text": message["content"]}]
     usage = {
         "prompt_tokens": sum(counted),
@@ -138,8 +121,22 @@ def completion(base_url: str, body: Body, counted: tuple[int, int, int], calls: 
     }
 
 
+def _question(body: Body) -> str:
+    """What the user said last."""
+    said = [m for m in messages_of(body) if m.get("role") == "user"] or [{}]
+    text = said[-1].get("content") or ""
+    return " ".join(p.get("text", "") for p in text) if isinstance(text, list) else text
+
+
+def _call(index: int, command: str) -> Body:
+    """A tool call that runs a shell command."""
+    function = {"name": "terminal", "arguments": json.dumps({"command": command})}
+    id = f"call_{secrets.token_hex(4)}"
+    return {"index": index, "id": id, "type": "function", "function": function}
+
+
 def events(answer: Body) -> bytes:
-    """A completion as the server-sent events of the streaming API: a word a chunk, then the reason, then the usage."""
+    """A completion as server-sent events: a word a chunk, then the reason, then the usage."""
     shared = {k: answer[k] for k in ("id", "created", "model")} | {
         "object": "chat.completion.chunk"
     }

@@ -1,6 +1,7 @@
 """Finds what breaks a rule of `rules.py` in a chat completion, so that the stand-in can refuse it.
 
-Every rule of a request is on unless `lenient` names it, everywhere ("strict") or on one route ("strict@serving-endpoints").
+Every rule of a request is on unless `lenient` names it, everywhere ("strict") or on one route
+("strict@serving-endpoints").
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from tests.standin.models import Body, messages_of
 from tests.standin.rules import REQUEST_RULES, RULES, Answer
 
 MARKS = 4  # Anthropic's "Prompt caching"
-FIELDS = {  # what the chat completions API documents (docs.databricks.com, "Foundation model REST API reference")
-    *(
+# What the chat completions API documents: docs.databricks.com, Foundation model REST API reference.
+FIELDS = frozenset(
+    [
         "model",
         "messages",
         "max_tokens",
@@ -25,8 +27,6 @@ FIELDS = {  # what the chat completions API documents (docs.databricks.com, "Fou
         "stop",
         "n",
         "tools",
-    ),
-    *(
         "tool_choice",
         "logprobs",
         "top_logprobs",
@@ -34,11 +34,12 @@ FIELDS = {  # what the chat completions API documents (docs.databricks.com, "Fou
         "reasoning_effort",
         "thinking",
         "max_completion_tokens",
-    ),
-    *("parallel_tool_calls", "strict", "user", "databricks_options"),
-}
-
-
+        "parallel_tool_calls",
+        "strict",
+        "user",
+        "databricks_options",
+    ]
+)
 NAMES = (*REQUEST_RULES, "missing-model")  # the rules that can be turned off
 Differs = dict[str, Any]  # what stands for the names in braces of a rule's words
 

@@ -1,7 +1,7 @@
-"""What Databricks is known to refuse, as one table: what, of which models, where, in which words, and who reported it.
+"""What Databricks is known to refuse, as one table: what, of which models, where, who said so.
 
-Data only, and it imports nothing of ours: the stand-in refuses by it (`refusals.py` finds what breaks a rule), and whatever
-asks a real workspace can ask by it, one request of `breaks` a rule.
+Data only, and it imports nothing of ours: the stand-in refuses by it (`refusals.py` finds what
+breaks a rule), and whatever asks a real workspace can ask by it, one request of `breaks` a rule.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Answer = tuple[int, dict[str, Any]]
-# Where a rule holds. LEGACY is the gateway's own host, GATEWAY the workspace's `/ai-gateway/`, DIRECT its serving
-# endpoints, LISTS its lists of models.
+# Where a rule holds. LEGACY is the gateway's own host, GATEWAY the workspace's `/ai-gateway/`,
+# DIRECT its serving endpoints, LISTS its lists of models.
 LEGACY, GATEWAY, DIRECT, LISTS = "legacy", "gateway", "direct", "lists"
 CHAT = (LEGACY, GATEWAY, DIRECT)
 # Whose models, by name.
@@ -38,7 +38,7 @@ class Rule:
         since: the first version of a Claude that it holds for.
         before: the first version of a Claude that it does not hold for any more.
         where: on which surfaces.
-        breaks: fields of a chat completion that break it, over a plain question; empty where no field does.
+        breaks: fields that break it, over a plain question; empty where no field does.
     """
 
     name: str
@@ -243,8 +243,8 @@ _REQUEST = [
         "cache-tool",
         "a cache mark inside a tool message's content",
         *_BAD,
-        "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be specified "
-        "within `tool_result.content`. Instead, place it directly on `tool_result`",
+        "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be "
+        "specified within `tool_result.content`. Instead, place it directly on `tool_result`",
         "copilot-api 241; goose marks only system, user messages and the last tool",
         breaks={"messages": [_USER, _called(" ", "a"), _done("a", _marked("done"))]},
     ),
@@ -288,18 +288,18 @@ _WORLD = [
         "the old name of a pay-per-token model on direct serving, where Unity Gateway is enforced",
         403,
         "PERMISSION_DENIED",
-        "Querying pay-per-token foundation model endpoint '{model}' is disabled for this workspace. "
-        "Please use Unity Gateway.",
+        "Querying pay-per-token foundation model endpoint '{model}' is disabled for this "
+        "workspace. Please use Unity Gateway.",
         "databricks-agent-skills, foundation models",
         where=(DIRECT,),
     ),
     Rule(
         "retired-provisioned",
-        "a provisioned-throughput foundation model on direct serving, where Unity Gateway is enforced",
+        "a provisioned-throughput foundation model, the same",
         403,
         "PERMISSION_DENIED",
-        "Querying provisioned throughput foundation model endpoint '{model}' directly is disabled for "
-        "this workspace. Please use Unity Gateway.",
+        "Querying provisioned throughput foundation model endpoint '{model}' directly is disabled "
+        "for this workspace. Please use Unity Gateway.",
         "databricks-agent-skills, apps",
         where=(DIRECT,),
     ),
@@ -344,8 +344,8 @@ _WORLD = [
         "an endpoint that is not there; also every new name on direct serving",
         404,
         "ENDPOINT_NOT_FOUND",
-        "The given endpoint does not exist, please retry after checking the specified model and version "
-        "deployment exists.",
+        "The given endpoint does not exist, please retry after checking the specified model and "
+        "version deployment exists.",
         "the trace that started this project",
     ),
     Rule(
@@ -358,10 +358,10 @@ _WORLD = [
     ),
     Rule(
         "busy",
-        "more output tokens a minute than the workspace's tier has; max_tokens counts before admission",
+        "more output tokens than the tier has a minute; max_tokens counts before admission",
         429,
         "REQUEST_LIMIT_EXCEEDED",
-        "REQUEST_LIMIT_EXCEEDED: Exceeded workspace output tokens per minute rate limit for {model}.",
+        "REQUEST_LIMIT_EXCEEDED: Exceeded workspace output tokens per minute limit for {model}.",
         "Microsoft Learn, Foundation Model APIs rate limits and quotas",
     ),
     Rule(

@@ -1,4 +1,4 @@
-"""The stand-in workspace refuses, caches and asks as Databricks does; the vendor's own client is the witness."""
+"""The stand-in refuses, caches and asks as Databricks does; the vendor's client is the witness."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_a_rule_refuses_what_breaks_it_unless_it_is_off(name: str, workspace: St
             OPUS_4_7,
             [user(), called(" ", "a"), tool("a", text("done", **MARK))],
             {},
-            "messages.2.content.0.tool_result.content.0.cache_control: cache_control may not be specified "
-            "within `tool_result.content`. Instead, place it directly on `tool_result`",
+            "messages.2.content.0.tool_result.content.0.cache_control: cache_control may not be "
+            "specified within `tool_result.content`. Instead, place it directly on `tool_result`",
         ),
         (
             OPUS_4_7,
@@ -226,7 +226,7 @@ def test_a_missing_permission_looks_like_a_missing_model(workspace: StandIn) -> 
     assert post(workspace, name)[1]["error_code"] == "ENDPOINT_NOT_FOUND"
 
 
-# --- The vendor's own client ------------------------------------------------------------------------------------------
+# --- The vendor's own client ----------------------------------------------------------------------
 
 CLIENTS = """
 import json, os, sys
@@ -235,11 +235,13 @@ from databricks_openai import DatabricksOpenAI
 from openai import BadRequestError, OpenAI
 
 theirs = DatabricksOpenAI(workspace_client=WorkspaceClient())
-bare = OpenAI(base_url=os.environ["DATABRICKS_HOST"] + "/serving-endpoints", api_key=os.environ["DATABRICKS_TOKEN"])
+url = os.environ["DATABRICKS_HOST"] + "/serving-endpoints"
+bare = OpenAI(base_url=url, api_key=os.environ["DATABRICKS_TOKEN"])
 for request in json.load(sys.stdin):
     for client in (bare, theirs):
         try:
-            print(client.chat.completions.create(**json.loads(json.dumps(request))).choices[0].finish_reason)
+            answer = client.chat.completions.create(**json.loads(json.dumps(request)))
+            print(answer.choices[0].finish_reason)
         except BadRequestError as error:
             print(error.body["message"])
 """
@@ -275,7 +277,7 @@ def test_the_vendors_own_client_is_taken_where_a_bare_one_is_refused(workspace: 
     assert len({r.host for r in workspace.chats()}) == 1
 
 
-# --- The prompt cache -------------------------------------------------------------------------------------------------
+# --- The prompt cache -----------------------------------------------------------------------------
 
 LONG = "word " * 2000  # 2,500 tokens
 
@@ -283,7 +285,7 @@ LONG = "word " * 2000  # 2,500 tokens
 def counted(
     workspace: StandIn, *messages: Body, model: str = OPUS_4_7, **more: Any
 ) -> tuple[int, int, int]:
-    """Tokens at the plain price, read and written, rounded down to hundreds: the JSON around a text counts too."""
+    """Tokens at the plain price, read and written, in hundreds: the JSON around a text counts too."""
     status, answer = post(workspace, model, *messages, **more)
     usage = answer["usage"]
     read, write = (usage.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation"))
@@ -356,7 +358,7 @@ def test_it_lives_five_minutes_from_its_last_use(workspace: StandIn) -> None:
     assert reads == [0, 2500, 2500, 0]
 
 
-# --- Tool calls -------------------------------------------------------------------------------------------------------
+# --- Tool calls -----------------------------------------------------------------------------------
 
 
 def conversation(workspace: StandIn, question: str, messages: list[Body]) -> list[list[str]]:
@@ -388,7 +390,7 @@ def test_it_asks_for_tools_one_after_the_other_or_at_once(workspace: StandIn) ->
     assert conversation(workspace, "third", messages) == [["run 1"], []]
 
 
-# --- Its command line -------------------------------------------------------------------------------------------------
+# --- Its command line -----------------------------------------------------------------------------
 
 ASK = """
 import json, os, requests, sys

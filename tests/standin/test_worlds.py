@@ -1,7 +1,8 @@
-"""The stand-in's three worlds: which route knows which name, each refusal, the lists; the vendor's clients are the witness."""
+"""The stand-in's three worlds: names, refusals, lists; the vendor's clients are the witness."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -96,8 +97,8 @@ PROVISIONED = (
 )
 SERVICES = "'{}' is no longer available. Use Unity Catalog model services (v3)."
 NO_ENDPOINT = (
-    "The given endpoint does not exist, please retry after checking the specified model and version "
-    "deployment exists."
+    "The given endpoint does not exist, please retry after checking the specified model and "
+    "version deployment exists."
 )
 LIMIT_0 = "The endpoint is temporarily disabled due to a Databricks-set rate limit of 0."
 SCOPES = "Provided OAuth token does not have required scopes: "
@@ -144,6 +145,25 @@ def test_a_narrow_scope_is_enough_for_the_workspaces_own_gateway(enforced: Stand
     enforced.faults = {"narrow-scope"}
     assert serving(enforced, NEW_OPUS_4_7) == {UNITY}
     assert get(enforced, MODEL_SERVICES)[1]["message"] == SCOPES + "unity-catalog"
+
+
+def test_a_service_principal_may_execute_what_it_was_given(enforced: StandIn) -> None:
+    rights: set[str] = set()
+    enforced.rights = lambda: rights
+    _, login = enforced._oidc("/oidc/v1/token", basic(enforced))
+    assert isinstance(login, dict)
+    enforced.oauth, enforced.token = 3600, login["access_token"]
+    missing = (404, {"error_code": "NOT_FOUND", "message": f"'{NEW_OPUS_4_7}' does not exist"})
+    assert chat(enforced, UNITY, NEW_OPUS_4_7) == missing
+    rights.add(NEW_OPUS_4_7)
+    assert chat(enforced, UNITY, NEW_OPUS_4_7)[0] == 200
+
+
+def basic(workspace: StandIn) -> str:
+    """The service principal's own login."""
+    names = ("DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET")
+    both = ":".join(workspace.app_env[name] for name in names)
+    return "Basic " + base64.b64encode(both.encode()).decode()
 
 
 def test_output_tokens_count_before_admission(enforced: StandIn) -> None:
@@ -267,7 +287,11 @@ from databricks.sdk import WorkspaceClient
 from databricks_openai import DatabricksOpenAI
 from openai import APIStatusError
 
-ways = {"direct": {}, "mlflow": {"use_ai_gateway": True}, "openai": {"use_ai_gateway_native_api": True}}
+ways = {
+    "direct": {},
+    "mlflow": {"use_ai_gateway": True},
+    "openai": {"use_ai_gateway_native_api": True},
+}
 for way, options in ways.items():
     client = DatabricksOpenAI(workspace_client=WorkspaceClient(), max_retries=0, **options)
     for model in sys.argv[1:]:

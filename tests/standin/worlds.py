@@ -1,8 +1,9 @@
-"""The three worlds of a Databricks workspace: what models are called, which route knows which name, and what is listed.
+"""The three worlds of a workspace: what models are called, which route knows which name, the lists.
 
-Classic is what was there in May 2026. In "both" the workspace's own gateway takes Unity Catalog's names as well. In an
-enforced workspace, as they are made since the summer of 2026, these names are the only ones, and that gateway is the
-only place. Sources: the rules of `rules.py`; databricks-sdk 0.156 `catalog.ModelService`; ucode.
+Classic is what was there in May 2026. In "both" the workspace's own gateway takes Unity Catalog's
+names as well. In an enforced workspace, as they are made since the summer of 2026, these names are
+the only ones, and that gateway is the only place. Sources: the rules of `rules.py`; databricks-sdk
+0.156 `catalog.ModelService`; ucode.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.standin.rules import CHAT, DIRECT, GATEWAY, LEGACY, RULES, Answer
+from tests.standin.rules import DIRECT, GATEWAY, LEGACY, RULES, Answer
 
 WORLDS = ("classic", "both", "enforced")
 GATEWAY_ROUTES = ("openai", "mlflow/v1")
@@ -40,7 +41,7 @@ _GEMINI = (_MLFLOW, "gemini/v1/generateContent")
 
 @dataclass(frozen=True)
 class Model:
-    """A model of Databricks' own: the API types it has, its window as its description tells it, whether it has an old name."""
+    """A model of Databricks' own: its API types, its context window, whether it has an old name."""
 
     types: tuple[str, ...]
     window: str = ""
@@ -67,6 +68,9 @@ MODELS = {
     "gte-large-en": Model((_EMBEDDINGS,)),
 }
 _ROUTE_TYPES = {UNITY: _MLFLOW, NATIVE: _OPENAI}
+
+
+_RETIRED_ON_GATEWAY = ("retired-gateway", "retired-gateway-403")
 
 
 def default_serves(world: str = "classic") -> dict[str, set[str]]:
@@ -104,17 +108,20 @@ def not_served(
     world: str, faults: Collection[str], provisioned: Collection[str], route: str, model: str
 ) -> Answer:
     """What a route answers to a model that it does not serve."""
-    where = surface(route)
-    retired = world == "enforced" and where in CHAT
-    if retired and where == DIRECT and model in provisioned:
+    direct = surface(route) == DIRECT
+    if world == "enforced" and direct and model in provisioned:
         return RULES["retired-provisioned"].answer(model=model)
-    if retired and MODELS.get(model.removeprefix(OLD)) and model.startswith(OLD):
-        name = "retired" if where == DIRECT else "retired-gateway"
-        other = {"retired": "retired-endpoint", "retired-gateway": "retired-gateway-403"}[name]
-        return RULES[other if other in faults else name].answer(model=model)
-    if where == DIRECT or "." not in model:
-        return RULES["missing-endpoint"].answer()
-    return RULES["missing-model"].answer(model=model)
+    if world == "enforced" and model.startswith(OLD) and bare(model) in MODELS:
+        usual, other = ("retired", "retired-endpoint") if direct else _RETIRED_ON_GATEWAY
+        return RULES[other if other in faults else usual].answer(model=model)
+    if is_service(model) and not direct:
+        return RULES["missing-model"].answer(model=model)
+    return RULES["missing-endpoint"].answer()
+
+
+def is_service(model: str) -> bool:
+    """Whether a name is a model service's; an endpoint's holds no dot (mlflow PR 24177)."""
+    return model.count(".") == 2
 
 
 def bare(model: str) -> str:
@@ -123,28 +130,28 @@ def bare(model: str) -> str:
 
 
 def services(serves: Mapping[str, Collection[str]], schema: str) -> list[dict[str, Any]]:
-    """The model services of a schema that may be executed: what the workspace's gateway serves, and models without chat.
+    """The model services of a schema that may be executed.
+
+    That is what the workspace's own gateway serves, and Databricks' models that have no chat.
 
     Arguments:
         serves: models by route.
         schema: `catalog.schema`.
     """
-    found: dict[str, set[str]] = {}
-    for route, kind in _ROUTE_TYPES.items():
-        for name in serves.get(route, ()):
-            if name.count(".") == 2 and name.rpartition(".")[0] == schema:
-                found.setdefault(name, set()).add(kind)
-    for bare, model in MODELS.items():
-        name = NEW + bare
-        if name.rpartition(".")[0] == schema and (name in found or not _chats(model)):
-            found[name] = {
-                *found.get(name, ()),
-                *(t for t in model.types if t not in _ROUTE_TYPES.values()),
-            }
+    served = {name for route in _ROUTE_TYPES for name in serves.get(route, ())}
+    silent = {NEW + name for name, model in MODELS.items() if not _chats(model)}
     return [
-        {"name": f"model-services/{name}", "supported_api_types": sorted(types)}
-        for name, types in sorted(found.items())
+        {"name": f"model-services/{name}", "supported_api_types": sorted(_types(serves, name))}
+        for name in sorted(served | silent)
+        if is_service(name) and name.rpartition(".")[0] == schema
     ]
+
+
+def _types(serves: Mapping[str, Collection[str]], name: str) -> set[str]:
+    """A service's API types: for chat, what serves it now; for the rest, what the model has."""
+    model = MODELS.get(bare(name), Model(()))
+    rest = {kind for kind in model.types if kind not in _ROUTE_TYPES.values()}
+    return rest | {kind for route, kind in _ROUTE_TYPES.items() if name in serves.get(route, ())}
 
 
 def _chats(model: Model) -> bool:
@@ -152,7 +159,7 @@ def _chats(model: Model) -> bool:
 
 
 def foundation_models(world: str) -> list[dict[str, Any]]:
-    """Databricks' own models as `serving-endpoints:foundation-models` lists them, those that nobody serves included."""
+    """Databricks' own models as `serving-endpoints:foundation-models` lists them, served or not."""
     return [
         {
             "name": OLD + name,
