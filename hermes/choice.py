@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from hermes.answers import Answer
+from hermes.answers import Answer, Outcome
 from hermes.client import Client
 from hermes.learnt import Learnt
 from hermes.models import Catalog, names_of
@@ -171,8 +171,10 @@ class _Chooser:
             return True
         if self.prover.known(place) or self.prover.learnt.served(place):
             return True
-        by_name = place == Place(mlflow, given)  # a name that was given is asked for, listed or not
-        return by_name or self.catalog.may_serve(place.base_url, place.model)
+        # Listed or not: a name that was given, and one that the workspace itself refers to.
+        referred = any(a.outcome is Outcome.RETIRED_NAME for a in self.prover.answers)
+        unlisted_too = place.base_url == mlflow and (referred or place.model == given)
+        return self.catalog.may_serve(place.base_url, place.model, unlisted_too)
 
     def _find_substitute(self) -> Place | None:
         """The best other model that answers."""

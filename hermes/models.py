@@ -232,18 +232,19 @@ class Catalog:
         """Databricks' own model services."""
         return list_services(self.get, self.host)
 
-    def may_serve(self, base_url: str, service: str) -> bool:
+    def may_serve(self, base_url: str, service: str, unlisted_too: bool = False) -> bool:
         """Whether it is worth asking a route of the workspace's own gateway for a model service.
 
         Arguments:
             base_url: a route whose end is in `TYPES`.
             service: the full name; only those of Databricks' own are listed.
+            unlisted_too: ask for it where it is not listed: then the answer says why.
         """
         kind = next(t for end, t in TYPES.items() if base_url.endswith(end))
         bare = bare_name(service)
         if types := self.services.types.get(service):
             return kind in types
-        if bare and self.services.complete:
+        if bare and self.services.complete and not unlisted_too:
             return service in self.services.types
         return kind != TYPES["/openai/v1"] or family(service) != "claude"
 

@@ -29,14 +29,18 @@ def chosen(proof: Proof) -> Iterator[str]:
 
 def substitution(proof: Proof) -> str:
     """The line that says which other model Hermes gets; "" where it gets the wanted one."""
-    why = {Choice.FALLBACK: "the fallback", Choice.SUBSTITUTE: "the best that does"}
-    if proof.choice not in why:
+    model, fallback = proof.settings.model, proof.settings.fallback_model
+    what = f"{model} does not answer: until it does"
+    if proof.choice is Choice.FALLBACK:
+        why = "the fallback"
+    elif proof.choice is Choice.SUBSTITUTE:
+        why = "the best that does"
+        if not is_same(model, fallback):
+            what = f"Neither {model} nor {fallback} answers: until one does"
+    else:
         return ""
-    return (
-        f"{proof.settings.model} does not answer: until it does, Hermes uses"
-        f" {proof.routes.primary.model}, {why[proof.choice]}."
-        " To choose another model, set HERMES_MODEL."
-    )
+    instead = f"Hermes uses {proof.routes.primary.model}, {why}."
+    return f"{what}, {instead} To choose another model, set HERMES_MODEL."
 
 
 def verdict(proof: Proof) -> str:

@@ -149,6 +149,10 @@ YES, NO = "yes: direct serving does not answer for ", "no: "
         ({"world": "enforced", "faults": {"login-page"}}, {"DATABRICKS_WORKSPACE_ID": "1234567890123456"}, 0, YES, "HTTP 200  serves the model"),
         ({"world": "enforced"}, {"HERMES_MODEL": "main.ai.nobody", "HERMES_FALLBACK_MODEL": "nobody"}, 0,
          "yes: direct serving knows no model service like main.ai.nobody; setup writes system.ai.claude-opus-5", "HTTP 404  not served here, or not permitted"),
+        ({"world": "enforced", "faults": {"no-system-ai"}}, {}, 0, YES, "HTTP 200  serves the model"),
+        ({"world": "enforced", "serves": {"ai-gateway/mlflow/v1": {"main.ai.x"}}}, {}, 1,
+         f"{NO}nothing that setup can write would answer. {OPUS_4_7} is a model service in this workspace",
+         "system.ai.claude-opus-4-7   workspace /ai-gateway/mlflow/v1  HTTP 404  not served here, or not permitted"),
         ({"feature_disabled": True}, {}, 0, f"{YES}{OPUS_4_7} (HTTP 404, not served here); setup writes {OPUS_4_6}", "AI Gateway is not enabled"),
         ({"serves": {"openai": {"x"}}}, {}, 1, f"{NO}nothing that setup can write would answer. {OPUS_4_7} is served on none of these routes", "HTTP 404"),
     ],
@@ -230,10 +234,8 @@ def test_where_neither_is_there_the_best_that_answers_is_written(
             assert "NOT PROVED" in done.out
             assert (config["model"]["default"], done.code) == (OPUS_4_7, 0)
             return
-        said = (
-            f"{OPUS_4_7} does not answer: until it does, Hermes uses {instead}, the best that does."
-        )
-        assert said in done.out
+        said = f"until one does, Hermes uses {instead}, the best that does."
+        assert f"Neither {OPUS_4_7} nor {OPUS_4_6} answers: {said}" in done.out
         assert config["model"]["default"] == instead
         assert {e["model"] for e in config["fallback_providers"]} == {instead}
 
