@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -16,11 +17,15 @@ class Front:
     Arguments:
         port: the server's.
         speed: bytes a second, of all connections together.
-        most: bytes a request takes at that speed before it is cut.
+
+    Attributes:
+        most: bytes that a request has time for at that speed; at first as many as it needs.
+        cuts: requests that were cut.
+        up: whether there is a wire.
     """
 
-    def __init__(self, port: int, speed: float, most: float) -> None:
-        self.port, self.speed, self.seconds, self.cuts = port, speed, most / speed, 0
+    def __init__(self, port: int, speed: float) -> None:
+        self.port, self.speed, self.most, self.cuts = port, speed, math.inf, 0
         self.up, self.free, self.turn = True, 0.0, threading.Lock()
         self.pairs = list[tuple[socket.socket, socket.socket]]()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -59,20 +64,17 @@ class Front:
         far = socket.create_connection(("127.0.0.1", self.port))
         pair = near, far
         self.pairs.append(pair)
+        timer = threading.Timer(min(self.most / self.speed, 3600), self._cut, [pair])
+        timer.daemon = True
         if b"\r\nupgrade: websocket" not in head.lower():
             # One request a connection: what is cut is the request.
             head = head.replace(b"\r\nConnection: keep-alive", b"")
             head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-            timer = threading.Timer(self.seconds, self._cut, [pair])
-            timer.daemon = True
             timer.start()
-        else:
-            timer = None
         far.sendall(head)
         threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
         self._pump(far, near)
-        if timer:
-            timer.cancel()
+        timer.cancel()
         _end(pair)
         for end in pair:
             end.close()

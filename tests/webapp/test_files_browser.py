@@ -51,11 +51,12 @@ def test_files_go_in_and_out_though_each_request_is_cut(
     bodies["c"] = bodies["b"]
     for name, body in bodies.items():
         (tmp_path / name).write_bytes(body)
-    large = os.urandom(size) * 3
+    large = os.urandom(max(size, 90_000_000))
     (projects / "large").write_bytes(large)
-    with Front(shells.port, size / 4, 12_000_000) as front:
+    with Front(shells.port, 20_000_000) as front:
         page = window(front.url)
         ready(page)
+        front.most = 12_000_000
         drop(page, *(tmp_path / name for name in bodies))
         typed(page, f"{projects}/uploads/c")
         for name, body in bodies.items():
@@ -77,7 +78,7 @@ def test_a_file_that_changes_while_its_download_is_cut_is_no_mixture(
 ) -> None:
     large = projects / "large"
     large.write_bytes(bytes(40_000_000))
-    with Front(shells.port, 10_000_000, 1e9) as front:
+    with Front(shells.port, 10_000_000) as front:
         page = window(front.url)
         ready(page)
         page.keyboard.press("Control+Shift+E")
