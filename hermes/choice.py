@@ -91,7 +91,8 @@ def unproved(settings: HermesSettings, learnt: Learnt) -> Proof:
     """The defaults, unasked."""
     base_url = default_route(settings.host, settings.gateway)
     fallback = Place(base_url, settings.fallback_model)
-    last = Place(direct_route(settings.host), settings.fallback_model)
+    name = names_of(settings.fallback_model).endpoint
+    last = Place(direct_route(settings.host), name) if name else None
     routes = Routes(Place(base_url, settings.model), fallback, last)
     return Proof(settings, routes, Choice.UNASKED, learnt)
 

@@ -70,6 +70,11 @@ def problem(proof: Proof) -> str:
     return f"yes: direct serving does not answer for {wanted} ({_short_answer(said)}); {writes}"
 
 
+def both_names(wanted: str, name: str) -> str:
+    """A model's name, and what it is called where it answered, where that differs."""
+    return f"{wanted} as {name}" if name != wanted and is_same(name, wanted) else name
+
+
 def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
     """The answers as aligned columns: model, route, answer, what it means; two lines above say
     where the routes begin.
@@ -108,10 +113,7 @@ def short(url: str, bases: dict[str, str]) -> str:
 
 
 def _line(label: str, wanted: str, place: Place, proof: Proof) -> str:
-    """Both names are shown where they differ."""
-    name = place.model
-    if name != wanted and is_same(name, wanted):
-        name = f"{wanted} as {name}"
+    name = both_names(wanted, place.model)
     state = "it answered" if proof.proved(place) else "NOT PROVED"
     if proof.choice is Choice.UNASKED:
         state = "not asked"

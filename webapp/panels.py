@@ -14,7 +14,7 @@ from hermes.answers import Answer
 from hermes.choice import prove
 from hermes.learnt import read_learnt
 from hermes.login import load_settings
-from hermes.report import route_bases, short, substitution, verdict
+from hermes.report import both_names, route_bases, short, substitution, verdict
 from hermes.urls import SettingError
 from webapp.files.panel import FilesPanel
 from webapp.panel import ICON, SHORTCUTS, Panel, age, element
@@ -154,7 +154,7 @@ def ask_routes(settings: AppSettings) -> _Report:
             env = settings.shell_env | {"DATABRICKS_TOKEN": bearer(log_in(settings))}
         wanted = load_settings(env)
         proof = prove(wanted, read_learnt(wanted.home))
-        answers = f"{proof.routes.primary.model} answers."
+        answers = f"{both_names(wanted.model, proof.routes.primary.model)} answers."
         line = f"{substitution(proof)} {answers}" if proof.answers_at_all else verdict(proof)
         return _Report(line.strip(), route_bases(wanted), list(proof.answers))
     except SettingError as error:

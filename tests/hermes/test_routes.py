@@ -118,8 +118,17 @@ def test_without_a_gateway_everything_is_direct(env: dict[str, str], home: Path)
 def test_unasked_the_default_is_written(
     gateway: str, expected: str, env: dict[str, str], home: Path
 ) -> None:
-    assert main([], env | {"HERMES_PROVE": "false", "_GATEWAY_RESOLVED": gateway}) == 0
-    assert config_of(home)["model"]["base_url"] == expected
+    asked = env | {"HERMES_PROVE": "false", "_GATEWAY_RESOLVED": gateway}
+    assert main([], asked) == 0
+    config = config_of(home)
+    assert config["model"]["base_url"] == expected
+    assert "databricks-direct" in [p["name"] for p in config["custom_providers"]]
+    assert main([], asked | {"HERMES_FALLBACK_MODEL": "main.ai.m"}) == 0
+    chain = config_of(home)["fallback_providers"]
+    assert {
+        "provider": "custom:databricks-direct",
+        "model": "main.ai.m",
+    } not in chain or not gateway
     assert len(responses.calls) == 0
 
 
