@@ -33,6 +33,8 @@ class Served:
         settings: more variables, by name.
     """
 
+    copied = False  # whether the app's source is in its home
+
     def __init__(self, env: dict[str, str], hermes: Path | None = None, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="served-"))
         self.home = self.folder / "home"
@@ -49,9 +51,14 @@ class Served:
             "DATABRICKS_APP_PORT": str(self.port),
             "ENABLE_HERMES": "true" if hermes else "false",
         }
+        source = self.home if self.copied else ROOT
+        for name in ("app.py", "utils.py", "setup_hermes.py") if self.copied else ():
+            shutil.copy(ROOT / name, source)
+        for name in ("hermes", "webapp") if self.copied else ():
+            shutil.copytree(ROOT / name, source / name)
         self.log = self.folder / "log"
         with self.log.open("w") as log:
-            command = [sys.executable, str(ROOT / "app.py")]
+            command = [sys.executable, str(source / "app.py")]
             # Another folder than the checkout, so that the app must find its files by itself.
             self.process = subprocess.Popen(
                 command,
@@ -119,3 +126,9 @@ class Served:
                 if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
                     found.append((folder / "cmdline").read_text().replace("\0", " "))
         return found
+
+
+class ServedFromHome(Served):
+    """As `Served`, with the app's source in its home, as it is on Databricks Apps."""
+
+    copied = True

@@ -22,11 +22,13 @@ def finish_imports(settings: AppSettings) -> None:
     """
     if settings.logs_in:
         importlib.import_module("databricks.sdk")
-    own = [Path(folder).resolve() for folder in (sys.prefix, sys.base_prefix)]
-    own.append(Path(site.getusersitepackages()).resolve())
-    sys.path[:] = [folder for folder in sys.path if folder and _is_below(folder, own)]
+    sys.path[:] = [folder for folder in sys.path if _is_pythons(Path(folder).resolve(), settings)]
 
 
-def _is_below(folder: str, parents: list[Path]) -> bool:
-    path = Path(folder).resolve()
-    return any(path.is_relative_to(parent) for parent in parents)
+def _is_pythons(folder: Path, settings: AppSettings) -> bool:
+    """Whether Python itself is there, or what is installed for it."""
+    source = Path(__file__).resolve().parents[1]
+    own = (sys.prefix, sys.base_prefix, site.getusersitepackages())
+    return folder not in (source, settings.home.resolve()) and any(
+        folder.is_relative_to(Path(parent).resolve()) for parent in own
+    )

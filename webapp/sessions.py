@@ -97,7 +97,8 @@ class Sessions:
     @property
     def full(self) -> str:
         """What to do when `new` gives no number."""
-        return f"All {self.settings.limit} terminals are in use; close one with the ✕ on its tab."
+        limit = f"MAX_CONCURRENT_SESSIONS: {self.settings.limit}"
+        return f"All terminals are in use ({limit}); close one with the ✕ on its tab."
 
     def end(self, terminal: Terminal) -> None:
         """End a terminal, with all that runs in it; one that is ending already is left alone."""

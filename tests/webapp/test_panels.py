@@ -8,8 +8,10 @@ import json
 import os
 import re
 import resource
+import sys
 import time
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 from playwright.sync_api import Locator, Page, expect
 
 from hermes.config import was_proved
-from tests.served import Served, until
+from tests.served import Served, ServedFromHome, until
 from tests.standin import OPUS_4_7, StandIn
 from tests.webapp.test_page import (
     BUFFER,
@@ -478,6 +480,25 @@ def test_the_apps_own_login_asks_and_its_age_is_told(window: Open, installed_her
         )
         assert not any(token in page.content() for token in standin._expiring)
         assert standin.env["DATABRICKS_CLIENT_SECRET"] not in page.content()
+
+
+def test_nothing_is_imported_from_a_folder_that_a_terminal_writes(window: Open) -> None:
+    """The app's source is in HOME, as on Databricks Apps, and it has the client secret."""
+    with StandIn(oauth=3600) as standin, ServedFromHome(standin.env) as served:
+        page = window(served.url)
+        ready(page)
+        caught = served.home / "caught"
+        code = f"open({str(caught)!r}, 'a').write(__name__ + ' ')\nraise ImportError"
+        own = {"app", "hermes", "setup_hermes", "utils", "webapp"}
+        for name in {*sys.stdlib_module_names, *packages_distributions()} - own:
+            if name.isidentifier():
+                (served.home / f"{name}.py").write_text(code)
+        page.keyboard.press("Control+Shift+G")
+        expect(dialog(page, "Routes")).to_contain_text(f"{OPUS_4_7} answers.", timeout=60_000)
+        page.keyboard.press("Control+Shift+E")
+        expect(dialog(page, "Files")).to_contain_text("Nothing here.")
+        ready(window(served.url))
+        assert not caught.exists(), caught.read_text()
 
 
 def test_all_terminals_in_use_is_said_by_set_up_again(
