@@ -29,7 +29,8 @@ class Served:
 
     Arguments:
         env: its whole environment; HOME, the port and Hermes's switch are set here.
-        hermes: a home directory with Hermes in it, or one where it is missing; None serves shells only.
+        hermes: a home directory with Hermes in it, or one where it is missing, and with what
+            `saved` holds for its own folder; None serves shells only.
         settings: more variables, by name.
     """
 
@@ -41,6 +42,8 @@ class Served:
         (self.home / ".local").mkdir(parents=True)
         for folder in (hermes / ".local").glob("*") if hermes else ():
             (self.home / ".local" / folder.name).symlink_to(folder)
+        for saved in hermes.glob("saved") if hermes else ():
+            shutil.copytree(saved, self.home / ".hermes")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

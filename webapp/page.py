@@ -172,6 +172,9 @@ class Window:
                 False,
             )
         self.tabs.draw(self.number)
+        if self.terminal and (hint := self.sessions.hint):
+            self.sessions.hint = ""
+            ui.notify(hint, position="top", timeout=0, close_button="Got it")
 
     def _new(self) -> None:
         if number := self.sessions.new():

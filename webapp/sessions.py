@@ -57,6 +57,7 @@ class Sessions:
         self.open: dict[int, Terminal] = {}
         self.changed: Event[[]] = Event()
         self.phase = Phase.NOT_YET if settings.hermes else Phase.OFF
+        self.hint = ""  # for the first window: Hermes's banner scrolls it away in the terminal
         self._prepare = prepare
         self._setup = asyncio.Lock()
         self._setup_number = 0  # of the terminal in which the setup runs
@@ -144,7 +145,9 @@ class Sessions:
         with suppress(TimeoutError):
             async with asyncio.timeout(2):
                 if await asyncio.to_thread(has_conversation, database):
+                    self.hint = CONTINUE
                     terminal.say(CONTINUE)
+                    self.changed.emit()
 
     async def _run(self, terminal: Terminal) -> None:
         """Run Hermes where it is set up, then a shell."""

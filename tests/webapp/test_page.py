@@ -369,6 +369,33 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         shot(page, "5-second-terminal")
 
 
+def test_after_a_restart_the_page_says_how_the_conversation_goes_on(
+    window: Open, installed_hermes: Path, workspace: StandIn, tmp_path: Path
+) -> None:
+    with Served(workspace.env, installed_hermes) as served:
+        page = window(served.url)
+        prompt(page)
+        expect(page.locator(".q-notification")).to_have_count(0)
+        page.keyboard.type("good morning\n")
+        sees(page, "openai: good morning")
+        page.keyboard.type("/exit\n")
+        sees(page, PROMPTS)
+        home = tmp_path / "home"
+        shutil.copytree(served.home / ".hermes", home / "saved")
+        shutil.copytree(served.home / ".local", home / ".local", symlinks=True)
+    with Served(workspace.env, tmp_path / "home") as served:
+        page = window(served.url)
+        prompt(page)
+        told = page.locator(".q-notification")
+        expect(told).to_contain_text("/exit, then `hermes chat --continue`")
+        shot(page, "22-continue")
+        told.get_by_role("button", name="Got it").click()
+        run(page, "/exit")
+        sees(page, PROMPTS)
+        run(page, "clear; hermes chat --continue")
+        sees(page, "openai: good morning")
+
+
 def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Path) -> None:
     with StandIn(oauth=9) as standin, Served(standin.env, installed_hermes) as served:
         page = window(served.url)
