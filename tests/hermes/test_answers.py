@@ -9,8 +9,8 @@ import pytest
 
 from hermes.answers import READINGS, Answer, Outcome, Reach, read_answer
 from hermes.routes import Place
+from hermes.rules import RULES
 from tests.mocked import DIRECT, EVENT, HOST, MLFLOW, OPENAI, OPUS_4_6, OPUS_4_7, OWN, TOKEN
-from tests.standin.rules import RULES
 
 NEW = "system.ai.claude-opus-4-7"
 ON_GATEWAY, ON_OWN, ON_DIRECT = Place(OPENAI, OPUS_4_7), Place(OWN, NEW), Place(DIRECT, OPUS_4_7)

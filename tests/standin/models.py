@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.standin.rules import CLAUDE
+from hermes.rules import CLAUDE
 
 Body = dict[str, Any]
 MINIMUM, LIFE, LOOK_BACK = 1024, 300.0, 20  # tokens, seconds, blocks; Anthropic's "Prompt caching"

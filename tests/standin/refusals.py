@@ -1,4 +1,4 @@
-"""Finds what breaks a rule of `rules.py` in a chat completion, so that the stand-in can refuse it.
+"""Finds what breaks a rule of `hermes/rules.py` in a chat completion, so that the stand-in can refuse it.
 
 Every rule of a request is on unless `lenient` names it, everywhere ("strict") or on one route
 ("strict@serving-endpoints").
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
+from hermes.rules import REQUEST_RULES, RULES, Answer
 from tests.standin.models import Body, messages_of
-from tests.standin.rules import REQUEST_RULES, RULES, Answer
 
 MARKS = 4  # Anthropic's "Prompt caching"
 # What the chat completions API documents: docs.databricks.com, Foundation model REST API reference.
@@ -57,7 +57,7 @@ def refusal(
     Arguments:
         body: the request's JSON.
         route: where it was sent, without the host.
-        surface: what that is, as `rules.py` calls it.
+        surface: what that is, as `hermes/rules.py` calls it.
         lenient: the rules that are off.
         caps: the most `max_tokens` by model.
 

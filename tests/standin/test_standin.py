@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
+from hermes.rules import GATEWAY, REQUEST_RULES, RULES
 from tests.conftest import ROOT
 from tests.standin import (
     GATEWAY_ROUTES,
@@ -26,7 +27,6 @@ from tests.standin import (
     default_serves,
 )
 from tests.standin.refusals import NAMES
-from tests.standin.rules import GATEWAY, REQUEST_RULES, RULES
 from tests.standin.worlds import UNITY, surface
 
 Body = dict[str, Any]
@@ -105,6 +105,8 @@ def test_a_rule_refuses_what_breaks_it_unless_it_is_off(name: str, workspace: St
         workspace.lenient = {f"{name}@{route}", *set(NAMES) - {name}}
         assert post(workspace, model, route=route, **{**plain, **rule.breaks})[0] == 200
         workspace.lenient = set()
+        if model in held:
+            assert post(workspace, model, route=route, **{**plain, **rule.keeps})[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
+from hermes.rules import RULES
 from tests.standin import (
     GATEWAY_ROUTES,
     GPT,
@@ -26,7 +27,6 @@ from tests.standin import (
     Call,
     StandIn,
 )
-from tests.standin.rules import RULES
 from tests.standin.worlds import FAULTS, MODELS, NATIVE, UNITY, WORKSPACE_ROUTES
 
 ROUTES = (*GATEWAY_ROUTES, *WORKSPACE_ROUTES)

@@ -31,10 +31,10 @@ from typing import Any
 
 import trustme
 
+from hermes.rules import RULES
 from tests.standin import worlds
 from tests.standin.models import Body, PromptCache, completion, messages_of
 from tests.standin.refusals import is_off, refusal
-from tests.standin.rules import RULES
 from tests.standin.wire import Answer, Call, Handler, Page, Request, Room, Server
 from tests.standin.worlds import (
     GATEWAY_ROUTES,

@@ -2,7 +2,7 @@
 
 Classic is what was there in May 2026. In "both" the workspace's own gateway takes Unity Catalog's
 names as well. In an enforced workspace, as they are made since the summer of 2026, these names are
-the only ones, and that gateway is the only place. Sources: the rules of `rules.py`; databricks-sdk
+the only ones, and that gateway is the only place. Sources: the rules of `hermes/rules.py`; databricks-sdk
 0.156 `catalog.ModelService`; ucode.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.standin.rules import DIRECT, GATEWAY, LEGACY, RULES, Answer
+from hermes.rules import DIRECT, GATEWAY, LEGACY, RULES, Answer
 
 WORLDS = ("classic", "both", "enforced")
 GATEWAY_ROUTES = ("openai", "mlflow/v1")
@@ -98,7 +98,7 @@ def default_serves(world: str = "classic") -> dict[str, set[str]]:
 
 
 def surface(route: str) -> str:
-    """Where a route is, in the words of `rules.py`."""
+    """Where a route is, in the words of `hermes/rules.py`."""
     if route in GATEWAY_ROUTES:
         return LEGACY
     return DIRECT if route == "serving-endpoints" else GATEWAY

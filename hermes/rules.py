@@ -1,7 +1,8 @@
-"""What Databricks is known to refuse, as one table: what, of which models, where, who said so.
+"""What Databricks is known to refuse, as one table: what, of which models, where, in which words,
+and who reported it.
 
-Data only, and it imports nothing of ours: the stand-in refuses by it (`refusals.py` finds what
-breaks a rule), and whatever asks a real workspace can ask by it, one request of `breaks` a rule.
+Data only, and it imports nothing of ours. The stand-in of the tests refuses by it, `survey.py` asks
+a workspace by it, and the table in docs/report.md is made of it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 Answer = tuple[int, dict[str, Any]]
 # Where a rule holds. LEGACY is the gateway's own host, GATEWAY the workspace's `/ai-gateway/`,
-# DIRECT its serving endpoints, LISTS its lists of models.
+# DIRECT its serving endpoints, LISTS its list of model services.
 LEGACY, GATEWAY, DIRECT, LISTS = "legacy", "gateway", "direct", "lists"
 CHAT = (LEGACY, GATEWAY, DIRECT)
 # Whose models, by name.
@@ -38,7 +39,10 @@ class Rule:
         since: the first version of a Claude that it holds for.
         before: the first version of a Claude that it does not hold for any more.
         where: on which surfaces.
-        breaks: fields that break it, over a plain question; empty where no field does.
+        breaks: fields that break it, over a plain question; for a list, the fields of its query.
+            Empty where no field does.
+        keeps: fields that come as near as can be and keep it.
+        unless: a rule that refuses `breaks` as well, where it holds.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Rule:
     before: Version = (99, 0)
     where: tuple[str, ...] = CHAT
     breaks: Mapping[str, Any] = field(default_factory=dict)
+    keeps: Mapping[str, Any] = field(default_factory=dict)
+    unless: str = ""
 
     def holds(self, model: str, surface: str) -> bool:
         """Whether it is about this model on this surface."""
@@ -68,6 +74,10 @@ class Rule:
         """A regular expression for the message, whatever differs."""
         return ".+".join(map(re.escape, re.split(r"\{\w+\}", self.words)))
 
+    def is_worded(self, message: str) -> bool:
+        """Whether a message is in the words of this rule; any is, where these are not known."""
+        return not self.words or re.fullmatch(self.pattern, message) is not None
+
 
 def version(model: str) -> Version:
     """A Claude's version, whichever way round its name has it; (0, 0) where it has none."""
@@ -78,6 +88,7 @@ def version(model: str) -> Version:
 # What breaks a rule: parts of a chat completion.
 _USER = {"role": "user", "content": "hello"}
 _MARK = {"cache_control": {"type": "ephemeral"}}
+_DRAFT = "http://json-schema.org/draft-07/schema#"
 _PARAMETERS = {"type": "object", "properties": {}}
 _FUNCTION = {"name": "terminal", "description": "Runs a command.", "parameters": _PARAMETERS}
 
@@ -104,6 +115,23 @@ def _done(call: str, content: Any = "done", **more: Any) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": call, "content": content, **more}
 
 
+def _round(*messages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A question with tool calls after it, and the tool that they call."""
+    return {"messages": [_USER, *messages], "tools": [_tool()], **more}
+
+
+def _users(content: Any, times: int = 1) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}] * times}
+
+
+def _thinks(budget: int, **more: Any) -> dict[str, Any]:
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}, "max_tokens": 1100, **more}
+
+
+_ROUND = _round(_called(" ", "a"), _done("a"))
+
+
+_SYSTEM_AI = {"parent": "schemas/system.ai"}
 _BAD = (400, "BAD_REQUEST")
 _REQUEST = [
     Rule(
@@ -113,7 +141,8 @@ _REQUEST = [
         "messages: text content blocks must be non-empty",
         "databricks-openai 0.18.0 sends one space instead; its PR 333 tells why",
         only=CLAUDE,
-        breaks={"messages": [_USER, _called("", "a"), _done("a")]},
+        breaks=_round(_called("", "a"), _done("a")),
+        keeps=_ROUND,
     ),
     Rule(
         "strict",
@@ -123,6 +152,7 @@ _REQUEST = [
         "databricks-openai takes it out; omnigent PR 730",
         but="gpt",
         breaks={"tools": [_tool(strict=False)]},
+        keeps={"tools": [_tool()]},
     ),
     Rule(
         "name",
@@ -130,7 +160,8 @@ _REQUEST = [
         *_BAD,
         "messages.{i}.name: not supported",
         "litellm llms/databricks/chat/transformation.py; databricks-langchain",
-        breaks={"messages": [_USER, _called(" ", "a"), _done("a", name="terminal")]},
+        breaks=_round(_called(" ", "a"), _done("a", name="terminal")),
+        keeps=_ROUND,
     ),
     Rule(
         "tool-order",
@@ -139,7 +170,8 @@ _REQUEST = [
         "the message before a tool message must carry tool_calls",
         "litellm, the same file: it repeats the assistant message, one call each",
         but=CLAUDE,
-        breaks={"messages": [_USER, _called(" ", "a", "b"), _done("a"), _done("b")]},
+        breaks=_round(_called(" ", "a", "b"), _done("a"), _done("b")),
+        keeps=_round(_called(" ", "a"), _done("a"), _called(" ", "b"), _done("b")),
     ),
     Rule(
         "stream-options",
@@ -149,6 +181,7 @@ _REQUEST = [
         "opencode 31156, continue 12936, lingua PR 133",
         only=OPEN,
         breaks={"stream": True, "stream_options": {"include_usage": True}},
+        keeps={"stream": True},
     ),
     Rule(
         "gemini-stream-options",
@@ -159,6 +192,7 @@ _REQUEST = [
         only=GEMINI,
         where=(DIRECT,),
         breaks={"stream": True, "stream_options": {"include_usage": True}},
+        keeps={"stream": True},
     ),
     Rule(
         "gemini-schema",
@@ -168,9 +202,8 @@ _REQUEST = [
         "unity-gateway 491",
         only=GEMINI,
         where=(DIRECT,),
-        breaks={
-            "tools": [_tool(parameters=_PARAMETERS | {"$schema": "http://json-schema.org/schema#"})]
-        },
+        breaks={"tools": [_tool(parameters=_PARAMETERS | {"$schema": _DRAFT})]},
+        keeps={"tools": [_tool()]},
     ),
     Rule(
         "cap",
@@ -225,7 +258,9 @@ _REQUEST = [
         "thinking.enabled.budget_tokens: must be at least 1024 and less than max_tokens",
         'Anthropic\'s "Extended thinking"',
         only=CLAUDE,
-        breaks={"thinking": {"type": "enabled", "budget_tokens": 9000}, "max_tokens": 9000},
+        breaks=_thinks(1000),
+        keeps=_thinks(1024),
+        unless="thinking",
     ),
     Rule(
         "thinking-round",
@@ -234,19 +269,9 @@ _REQUEST = [
         "Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
         'Anthropic\'s "Extended thinking"',
         only=CLAUDE,
-        breaks={
-            "thinking": {"type": "enabled", "budget_tokens": 1024},
-            "messages": [_USER, _called(" ", "a"), _done("a")],
-        },
-    ),
-    Rule(
-        "cache-tool",
-        "a cache mark inside a tool message's content",
-        *_BAD,
-        "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be "
-        "specified within `tool_result.content`. Instead, place it directly on `tool_result`",
-        "copilot-api 241; goose marks only system, user messages and the last tool",
-        breaks={"messages": [_USER, _called(" ", "a"), _done("a", _marked("done"))]},
+        breaks=_round(_called(" ", "a"), _done("a"), **_thinks(1024)),
+        keeps=_thinks(1024),
+        unless="thinking",
     ),
     Rule(
         "cache-marks",
@@ -255,7 +280,20 @@ _REQUEST = [
         'json: unknown field "cache_control"',
         "g3 PR 24",
         but=CLAUDE,
-        breaks={"messages": [{"role": "user", "content": _marked("hello")}]},
+        breaks=_users(_marked("hello")),
+        keeps=_users(_text("hello")),
+    ),
+    Rule(
+        "cache-tool",
+        "a cache mark inside a tool message's content",
+        *_BAD,
+        "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be "
+        "specified within `tool_result.content`. Instead, place it directly on `tool_result`",
+        "copilot-api 241; goose marks only system, user messages and the last tool",
+        only=CLAUDE,
+        breaks=_round(_called(" ", "a"), _done("a", _marked("done"))),
+        keeps=_round(_called(" ", "a"), _done("a", _text("done"))),
+        unless="cache-marks",
     ),
     Rule(
         "cache-empty",
@@ -263,7 +301,10 @@ _REQUEST = [
         *_BAD,
         "cache_control cannot be set for empty text blocks",
         'Anthropic\'s "Prompt caching"',
-        breaks={"messages": [{"role": "user", "content": _marked("")}]},
+        only=CLAUDE,
+        breaks=_users(_marked("")),
+        keeps=_users(_marked("hello")),
+        unless="cache-marks",
     ),
     Rule(
         "cache-many",
@@ -271,7 +312,10 @@ _REQUEST = [
         *_BAD,
         "A maximum of 4 blocks with cache_control may be provided. Found {found}.",
         'Anthropic\'s "Prompt caching"',
-        breaks={"messages": [{"role": "user", "content": _marked("hello")}] * 5},
+        only=CLAUDE,
+        breaks=_users(_marked("hello"), 5),
+        keeps=_users(_marked("hello"), 4),
+        unless="cache-marks",
     ),
     Rule(
         "unknown-field",
@@ -295,7 +339,8 @@ _WORLD = [
     ),
     Rule(
         "retired-provisioned",
-        "a provisioned-throughput foundation model, the same",
+        "a provisioned-throughput foundation model on direct serving, where Unity Gateway is "
+        "enforced",
         403,
         "PERMISSION_DENIED",
         "Querying provisioned throughput foundation model endpoint '{model}' directly is disabled "
@@ -338,6 +383,7 @@ _WORLD = [
         "'{model}' does not exist",
         "CODA PR 140",
         where=(LEGACY, GATEWAY),
+        breaks={"model": "system.ai.no-such-model"},
     ),
     Rule(
         "missing-endpoint",
@@ -347,6 +393,7 @@ _WORLD = [
         "The given endpoint does not exist, please retry after checking the specified model and "
         "version deployment exists.",
         "the trace that started this project",
+        breaks={"model": "no-such-model"},
     ),
     Rule(
         "no-entitlement",
@@ -358,10 +405,12 @@ _WORLD = [
     ),
     Rule(
         "busy",
-        "more output tokens than the tier has a minute; max_tokens counts before admission",
+        "more output tokens a minute than the workspace's tier has; max_tokens counts before "
+        "admission",
         429,
         "REQUEST_LIMIT_EXCEEDED",
-        "REQUEST_LIMIT_EXCEEDED: Exceeded workspace output tokens per minute limit for {model}.",
+        "REQUEST_LIMIT_EXCEEDED: Exceeded workspace output tokens per minute rate limit for "
+        "{model}.",
         "Microsoft Learn, Foundation Model APIs rate limits and quotas",
     ),
     Rule(
@@ -417,6 +466,8 @@ _WORLD = [
         "",
         "unity-gateway 345",
         where=(LISTS,),
+        breaks=_SYSTEM_AI,
+        keeps=_SYSTEM_AI | {"page_size": 5},
     ),
     Rule(
         "list-timeout",
@@ -435,6 +486,8 @@ _WORLD = [
         "Schema '{schema}' does not exist.",
         "Unity Catalog's answer for other securables",
         where=(LISTS,),
+        breaks={"parent": "schemas/system.no_such_schema", "page_size": 5},
+        keeps=_SYSTEM_AI | {"page_size": 5},
     ),
 ]
 RULES = {rule.name: rule for rule in (*_REQUEST, *_WORLD)}
