@@ -3,9 +3,9 @@
     volume = Volume()
     with StandIn(rooms=volume.rooms()) as workspace: ...
 
-Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in parts
-to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI` alone, which
-the app uses, asks for neither.
+Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in
+parts to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI`
+alone, which the app uses, asks for neither.
 """
 
 from __future__ import annotations

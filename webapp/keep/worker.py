@@ -19,7 +19,7 @@ from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.files import FilesAPI
 
-from hermes.urls import why_unreachable
+from hermes.urls import brief_error, why_unreachable
 from webapp.keep.archive import Archive, SupersededError, TornError
 
 
@@ -62,7 +62,7 @@ def explain(error: BaseException, folder: str) -> str:
     Returns:
         The line.
     """
-    said = " ".join(str(error).split())[:160]
+    said = brief_error(error)[:160]
     cause = error.__cause__ or error
     code = str(getattr(error, "error_code", "") or "")
     if isinstance(error, PermissionDenied | Unauthenticated):
