@@ -12,7 +12,7 @@ from nicegui import ui
 
 from hermes.answers import Answer
 from hermes.choice import prove
-from hermes.learnt import read_learnt
+from hermes.learnt import LEARNT, PLUGIN, Learnt, read_learnt
 from hermes.login import load_settings
 from hermes.report import both_names, route_bases, short, substitution, verdict
 from hermes.urls import SettingError
@@ -20,6 +20,7 @@ from webapp.files.panel import FilesPanel
 from webapp.panel import ICON, SHORTCUTS, Panel, age, element
 from webapp.sessions import Sessions
 from webapp.settings import AppSettings
+from webapp.small_file import is_small_file
 from webapp.tokens import TokenNews, bearer, log_in, one_line
 
 MARKS = {
@@ -59,7 +60,10 @@ class _Report:
 
 
 class _RoutesPanel:
-    """What each route says about each model, and what can be done. It needs neither Hermes nor a setup that went well."""
+    """What each route says about each model, and what can be done.
+
+    It needs neither Hermes nor a setup that went well.
+    """
 
     def __init__(
         self, panels: list[Panel], sessions: Sessions, news: TokenNews, show: Callable[[int], None]
@@ -125,10 +129,9 @@ class _RoutesPanel:
                 element("h3", model)
                 with ui.element("ul") as answers:
                     answers.props["aria-label"] = model
-                    for answer in report.answers:
-                        if answer.model == model:
-                            with ui.element("li"):
-                                self._row(answer, report.bases)
+                    for answer in (one for one in report.answers if one.model == model):
+                        with ui.element("li"):
+                            self._row(answer, report.bases)
 
     def _row(self, answer: Answer, bases: dict[str, str]) -> None:
         mark, word, kind = MARKS[answer.serves]
@@ -139,21 +142,22 @@ class _RoutesPanel:
 
 
 def ask_routes(settings: AppSettings) -> _Report:
-    """Ask each route for each model, with the app's own login. It takes seconds, a minute where nothing answers.
+    """Ask each route for each model, with the app's own login.
 
-    Arguments:
-        settings: the app's.
+    It takes seconds, or a minute where nothing answers.
 
     Returns:
         What they said, or one line that says why nobody was asked.
     """
     try:
         env = settings.env
-        if not env.get("DATABRICKS_TOKEN", "").strip():
+        if not settings.token:
             # The SDK's own words for a missing login are better than the setup's silence.
             env = settings.shell_env | {"DATABRICKS_TOKEN": bearer(log_in(settings))}
         wanted = load_settings(env)
-        proof = prove(wanted, read_learnt(wanted.home))
+        # A FIFO in its place would hold up the panel for good.
+        is_there = is_small_file(wanted.home / PLUGIN / LEARNT)
+        proof = prove(wanted, read_learnt(wanted.home) if is_there else Learnt())
         answers = f"{both_names(wanted.model, proof.routes.primary.model)} answers."
         line = f"{substitution(proof)} {answers}" if proof.answers_at_all else verdict(proof)
         return _Report(line.strip(), route_bases(wanted), list(proof.answers))
@@ -165,7 +169,7 @@ def ask_routes(settings: AppSettings) -> _Report:
 
 def token_line(settings: AppSettings, news: TokenNews) -> str:
     """What is known of the token, in a line, without the token."""
-    if settings.env.get("DATABRICKS_TOKEN", "").strip():
+    if settings.token:
         return "Token: DATABRICKS_TOKEN, as it was when the app started."
     since = (
         f"Token: the last new one came {age(news.since)} ago."

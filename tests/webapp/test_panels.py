@@ -23,6 +23,7 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 from playwright.sync_api import Locator, Page, expect
 
 from hermes.config import was_proved
+from hermes.learnt import LEARNT, PLUGIN, Learnt
 from tests.served import Served, ServedFromHome, until
 from tests.standin import OPUS_4_7, StandIn
 from tests.webapp.test_page import (
@@ -534,6 +535,19 @@ def test_the_routes_are_asked_with_a_token_and_never_with_the_secret(
     assert report.line == "ValueError: enough"
     assert seen[0]["DATABRICKS_TOKEN"] == "fresh"
     assert "hidden" not in json.dumps(seen)
+
+
+def test_a_pipe_where_the_plugins_facts_are_does_not_hold_up_the_panel(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prove(settings: object, learnt: object) -> None:
+        raise ValueError(f"asked with {learnt}")
+
+    facts = Path(env["HOME"]) / PLUGIN / LEARNT
+    facts.parent.mkdir(parents=True)
+    os.mkfifo(facts)
+    monkeypatch.setattr(panel, "prove", prove)
+    assert ask_routes(read_settings(env)).line == f"ValueError: asked with {Learnt()}"
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ class Terminal:
             await self._room.wait()
 
     async def close(self) -> None:
-        """End all that was started here: SIGHUP, then SIGKILL for what is left after GRACE seconds."""
+        """End all that was started here: SIGHUP, and SIGKILL after GRACE seconds."""
         for viewer in list(self.viewers):
             self.leave(viewer)
         loop = asyncio.get_running_loop()
@@ -243,7 +243,10 @@ class Terminal:
                 loop.remove_reader(self._master)
 
     def _flow(self) -> None:
-        """Read as long as nobody is far behind; the program that prints then waits for its slowest viewer."""
+        """Read as long as nobody is far behind.
+
+        The program that prints then waits for its slowest viewer.
+        """
         behind = max(
             (self.output.end - v.position for v in self.viewers if not v.stalled), default=0
         )
