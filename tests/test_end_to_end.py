@@ -559,6 +559,8 @@ def test_three_workspaces_tokens_are_found_only_where_they_belong(hermes_home: P
 
 def test_hermes_offers_the_workspaces_models(workspace: StandIn, hermes_home: Path) -> None:
     assert setup(workspace, hermes_home).returncode == 0
+    if OTHER_HERMES:  # which shows its list in other ways
+        return
     with chat_session(workspace, hermes_home) as session:
         submit(session, "/model", r"databricks-gateway\W+4 models")
         session.expect(r"databricks-direct\W+3 models")

@@ -27,7 +27,7 @@ class Unshown(dict[str, str]):
 
 
 def current_headers(base_url: str) -> dict[str, Any]:
-    """The fields of a request to a base URL that carry its key; {} where Hermes's own is to stay."""
+    """A request's fields that carry the key for a base URL; {} where Hermes's own stays."""
     from hermes_cli.config import load_config  # type: ignore[import-not-found]
 
     key = current_key(load_config(), base_url)

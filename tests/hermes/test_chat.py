@@ -205,7 +205,7 @@ def test_a_session_on_the_fallback(workspace: StandIn, hermes_home: Path) -> Non
     workspace.tool_calls, workspace.at_once = 4, True
     assert f"{OPUS_4_6} through {direct}: second" in ask(workspace, hermes_home, "second", "-c")
     assert {r.status for r in workspace.chats() if r.host == workspace.workspace_host} == {200}
-    assert workspace.chats()[-1].read > 16000
+    assert workspace.chats()[-1].read > 10000
 
 
 def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
@@ -259,7 +259,8 @@ def test_ten_requests_cost_a_quarter_or_a_third(workspace: StandIn, hermes_home:
         workspace.cache.forget()
         assert f"{OPUS_4_7} through {base_url}: hello" in ask(workspace, hermes_home, "hello")
         asked = workspace.chats()
-        assert [r.status for r in asked] == [200] * 10
+        assert {r.status for r in asked} == {200}
+        assert len(asked) in (10, 11)  # newer versions ask for a title too
         return sum(r.input + 0.1 * r.read + 1.25 * r.write for r in asked)
 
     today = price("empty-content", "name", "reasoning-effort")
@@ -332,7 +333,8 @@ def test_what_goes_to_another_host_is_the_same_to_the_byte(
             if plugged:
                 plug_in(hermes_home, learnt)
             assert "through elsewhere: hello" in ask(workspace, hermes_home, "hello")
-            sent.append([re.sub(rb"Conversation started: [^\\]*", b"", body) for body in bodies])
+            turn = [body for body in bodies if b'"tools"' in body]  # and not a title's request
+            sent.append([re.sub(rb"Conversation started: [^\\]*", b"", body) for body in turn])
             bodies.clear()
     finally:
         server.shutdown()
