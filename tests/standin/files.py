@@ -3,9 +3,9 @@
     volume = Volume()
     with StandIn(rooms=volume.rooms()) as workspace: ...
 
-Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in
-parts to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI`
-alone, which the app uses, asks for neither.
+Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in parts
+to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI` alone, which
+the app uses, asks for neither.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Volume:
         unanswered: how many of the next writes are done without an answer.
         torn: how many of the next downloads end in the middle.
         presigned: whether it hands out presigned URLs.
+        me: who asks Unity Catalog.
+        owner: the volume's.
+        grants: each principal's privileges, with the kind and name of what they are inherited from ("" for none).
+        sees_grants: whether `me` may see all of them, or only its own.
     """
 
     path: str = "/Volumes/main/hermes/state"
@@ -47,6 +51,10 @@ class Volume:
     unanswered: int = 0
     torn: int = 0
     presigned: bool = True
+    me: str = "owner@example.com"
+    owner: str = "owner@example.com"
+    grants: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    sees_grants: bool = True
     files: dict[str, bytes] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
@@ -58,7 +66,13 @@ class Volume:
 
     def rooms(self) -> dict[str, Room]:
         """What `StandIn.rooms` wants."""
-        return {"/api/2.0/fs/": self.answer, PRESIGNED: self._cloud}
+        return {
+            "/api/2.0/fs/": self.answer,
+            PRESIGNED: self._cloud,
+            "/api/2.0/preview/scim/v2/Me": lambda call: (200, {"userName": self.me}),
+            "/api/2.1/unity-catalog/volumes/": self._volume,
+            "/api/2.1/unity-catalog/effective-permissions/volume/": self._effective,
+        }
 
     def names(self, beginning: str = "") -> list[str]:
         """The names of the files in it, with no folder, that begin like this."""
@@ -195,6 +209,26 @@ class Volume:
         if kind == "create-abort-upload-url":
             return 200, {"abort_upload_url": {"url": url(session), "headers": []}}
         return _error(404, "ENDPOINT_NOT_FOUND", f"No API found for '{call.method} {call.path}'.")
+
+    def _volume(self, call: Call) -> Answer:
+        name = call.path.rpartition("/")[2]
+        if self.forbidden or name != ".".join(self.path.split("/")[2:5]):
+            return _error(404, "VOLUME_DOES_NOT_EXIST", f"Volume '{name}' does not exist.")
+        return 200, {"full_name": name, "owner": self.owner}
+
+    def _effective(self, call: Call) -> Answer:
+        """One principal a page, after an empty one, as the API's documentation allows."""
+        number = int(call.query.get("page_token", -1))
+        seen = [who for who in self.grants if self.sees_grants or who == self.me]
+        more = {"next_page_token": str(number + 1)} if number + 1 < len(seen) else {}
+        privileges = [
+            {"privilege": right}
+            | ({"inherited_from_type": kind, "inherited_from_name": name} if kind else {})
+            for who in seen[max(number, 0) : number + 1]
+            for right, kind, name in self.grants[who]
+        ]
+        page = [{"principal": seen[number], "privileges": privileges}] if number >= 0 else []
+        return 200, {"privilege_assignments": page, **more}
 
     def _cloud(self, call: Call) -> Answer:
         """The cloud's storage itself: it knows no token, and has been told all by the URL."""
