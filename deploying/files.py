@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -143,20 +143,14 @@ def upload(
         write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), new.given))
         _replace(target, {name: files[name] for name in changed}, gone)
         write_manifest(target, new)
-    for line in _changes(target, len(files), changed, gone):
-        say("Files", line)
-    return new
-
-
-def _changes(target: Target, count: int, changed: list[str], gone: list[str]) -> Iterator[str]:
-    """What becomes of the files, a line for each kind of change."""
+    if same:
+        say("Files", f"{len(files)} in {target.folder} (unchanged)")
     if changed:
-        sent = f"{len(changed)} of {count} {target.done('uploaded')} to {target.folder}"
-        yield f"{sent}: {few(changed)}"
+        sent = f"{len(changed)} of {len(files)} {target.done('uploaded')} to {target.folder}"
+        say("Files", f"{sent}: {few(changed)}")
     if gone:
-        yield f"{few(gone)} {target.done('deleted')}"
-    if not changed and not gone:
-        yield f"{count} in {target.folder} (unchanged)"
+        say("Files", f"{few(gone)} {target.done('deleted')}")
+    return new
 
 
 def _make_folders(target: Target, names: list[str]) -> None:

@@ -12,6 +12,7 @@ from nicegui.events import GenericEventArguments
 
 from webapp.description import Description
 from webapp.keep.keeper import DISK
+from webapp.keep.panel import StartNotice
 from webapp.panel import ICON
 from webapp.panels import add_panels
 from webapp.sessions import Sessions
@@ -75,14 +76,14 @@ class Window:
                 "flat dense no-caps no-wrap color=grey-4"
             )
         self.once.set_visibility(False)
+        self.start = StartNotice(sessions.keeper) if sessions.keeper else None
         with ui.element("footer").classes("line"):
             ui.element("span").classes("link")
-            self.label = add_panels(sessions, news, self.show)
+            self.label, self.kept = add_panels(sessions, news, self.show)
             self.dashboard = ui.button("Dashboard", icon="dashboard").classes("dashboard")
             self.dashboard.props(f"{ICON} no-caps no-wrap aria-label=Dashboard title=Ctrl+Shift+D")
             self.dashboard.props("href=/hermes/ target=_blank aria-keyshortcuts=Control+Shift+D")
             self.dashboard.set_visibility(False)
-            self.kept = ui.label().classes("kept")
             self.tabs = Tabs(sessions, self.show)
             for label, icon, call in BUTTONS:
                 button = ui.button(icon=icon).props(
@@ -190,6 +191,6 @@ class Window:
         self.dashboard.set_visibility(not self.sessions.note)
         text = self.sessions.note or self.description.text or "Routes"
         self.label.set_text(text)
-        note = self.sessions.keeper.note if self.sessions.keeper else ""
-        self.kept.set_text(note)
-        self.kept.props["title"] = note  # all of it, where the line is too short
+        if self.kept and self.start:
+            self.kept.describe()
+            self.start.describe()

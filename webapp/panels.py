@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from nicegui import ui
 
@@ -17,6 +18,7 @@ from hermes.login import load_settings
 from hermes.report import both_names, route_bases, short, substitution, verdict
 from hermes.urls import SettingError
 from webapp.files.panel import FilesPanel
+from webapp.keep.panel import KeepPanel
 from webapp.panel import ICON, SHORTCUTS, Panel, age, element
 from webapp.sessions import Sessions
 from webapp.settings import AppSettings
@@ -30,8 +32,15 @@ MARKS = {
 }
 
 
-def add_panels(sessions: Sessions, news: TokenNews, show: Callable[[int], None]) -> ui.button:
-    """Put the two panels into the page, and their buttons here.
+class Panels(NamedTuple):
+    """What the thin line keeps up to date."""
+
+    routes: ui.button  # its text is the model and the route
+    kept: KeepPanel | None  # None where nothing is saved
+
+
+def add_panels(sessions: Sessions, news: TokenNews, show: Callable[[int], None]) -> Panels:
+    """Put the panels into the page, and their buttons here.
 
     Arguments:
         sessions: the terminals.
@@ -39,14 +48,15 @@ def add_panels(sessions: Sessions, news: TokenNews, show: Callable[[int], None])
         show: shows a terminal.
 
     Returns:
-        The button of the routes, whose text tells the model and the route.
+        What has a text that changes.
     """
     ui.add_css(Path(__file__).parent / "panels.css")
     ui.add_body_html(f"<script>{SHORTCUTS}</script>")
     panels = list[Panel]()
     routes = _RoutesPanel(panels, sessions, news, show)
     FilesPanel(panels, sessions.settings.home / "projects")
-    return routes.panel.button
+    kept = KeepPanel(panels, sessions.keeper) if sessions.keeper else None
+    return Panels(routes.panel.button, kept)
 
 
 @dataclass(frozen=True)

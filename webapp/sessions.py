@@ -131,8 +131,8 @@ class Sessions:
         first, self._first = self._first, False
         if first and self._prepare:
             await asyncio.to_thread(self._prepare)
-        if self.keeper and (told := await self.keeper.restored()):
-            terminal.say(told)
+        if self.keeper:
+            await self.keeper.restored(terminal.say)
         hermes = self.settings.hermes
         if hermes and (self.phase is not Phase.READY or not self.settings.config.exists()):
             await self._set_up(number, terminal)

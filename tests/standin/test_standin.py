@@ -287,7 +287,7 @@ LONG = "word " * 2000  # 2,500 tokens
 def counted(
     workspace: StandIn, *messages: Body, model: str = OPUS_4_7, **more: Any
 ) -> tuple[int, int, int]:
-    """Tokens at the plain price, read, written; in hundreds, as the JSON around a text counts."""
+    """Tokens at the plain price, read and written, in hundreds: the JSON around a text counts too."""
     status, answer = post(workspace, model, *messages, **more)
     usage = answer["usage"]
     read, write = (usage.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation"))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import ssl
 import subprocess
@@ -22,7 +23,7 @@ pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not 
 pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 
 import trustme
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT
 from tests.served import OWNER, Served, until
@@ -219,47 +220,111 @@ def test_a_conversation_goes_on_after_a_restart(
     assert any("my word is xylophone" in turn for turn in turns)
 
 
-def test_an_unreachable_volume_is_one_line_and_the_terminal_opens(
-    workspace: StandIn, volume: Volume, tmp_path: Path
+def press(page: Page, name: str) -> None:
+    """Click one of the page's buttons."""
+    page.get_by_role("button", name=name).click()
+
+
+def in_projects(served: Served) -> dict[str, str]:
+    """The files below ~/projects that are there, small ones with what is in them."""
+    return {
+        str(path.relative_to(served.home / "projects")): path.read_text()
+        for path in (served.home / "projects").rglob("*")
+        if path.is_file() and path.stat().st_size < 1000
+    }
+
+
+@pytest.mark.fault("volume")
+def test_a_volume_that_fails_at_the_start_loses_nothing(
+    workspace: StandIn, volume: Volume, window: Open
 ) -> None:
-    """A home of its own, and a volume that answers after a while."""
+    """No terminal opens on top of what is not known; a start without it is a line of its own."""
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, "projects")
+        page.keyboard.type("echo old > mine.txt; touch done\n")
+        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
+    before = dict(volume.files)
     volume.forbidden = True
-    driver = """
-import asyncio, os, sys, time
-from functools import partial
-from hermes.login import sdk_config
-from webapp.keep import keeper as keep
-from webapp.settings import read_settings
-settings = read_settings(os.environ)
-keeper = keep.Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.5)
-keeper.start()
-print(asyncio.run(keeper.restored()), flush=True)
-print(keeper.note, flush=True)
-sys.stdin.readline()
-while "just now" not in keeper.note: time.sleep(0.1)
-print(keeper.note, flush=True)
-keeper.stop()
-"""
-    env = workspace.env | {"HOME": str(tmp_path), "HERMES_VOLUME": PATH}
-    with subprocess.Popen(
-        [sys.executable, "-c", driver],
-        env=env,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        assert process.stdout.readline().startswith(
-            f"Not brought back yet: no permission on {PATH}: the app needs WRITE VOLUME"
-        )
-        assert process.stdout.readline().startswith(f"not saved yet; no permission on {PATH}")
-        assert volume.names() == []
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, f"Not brought back yet: no permission on {PATH}")
+        assert "This is a shell" not in page.locator(".xterm-rows").inner_text()
+        press(page, "Start without it")
+        sees(page, "Started without what was saved, which stays.")
+        sees(page, "This is a shell")
+        page.keyboard.type("echo new > mine.txt; touch done\n")
+        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
         volume.forbidden = False
-        (tmp_path / "projects").mkdir()
-        (tmp_path / "projects" / "a").write_text("a")
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "saved just now\n"
-    assert len(volume.names("state-")) >= 1
+    assert before.items() <= volume.files.items()
+    assert any("/line-" in name for name in volume.files)
+    for choice, expected in (
+        ("a run that was started without it", "new"),
+        ("the first line", "old"),
+    ):
+        volume.files.pop(f"{PATH}/choice.json", None)
+        with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+            page = window(served.url)
+            sees(page, "There are several saved states.")
+            press(page, choice)
+            sees(page, "This is a shell")
+            assert in_projects(served) == {"mine.txt": f"{expected}\n", "done": ""}
+
+
+@pytest.mark.fault("volume")
+def test_a_disk_that_is_full_at_the_start_loses_nothing(
+    workspace: StandIn, volume: Volume, window: Open
+) -> None:
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, "projects")
+        page.keyboard.type("head -c 9000000 /dev/zero > big; touch done\n")
+        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, hard))  # the one file finds no room
+    try:
+        served = Served(workspace.env, HERMES_VOLUME=PATH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with served:
+        page = window(served.url)
+        sees(page, "Not brought back: projects/big (File too large).")
+        sees(page, "This is a shell")
+        assert not (served.home / "projects" / "big").exists()
+        line(page, "not brought back: projects/big")
+        page.keyboard.press("Control+Shift+L")
+        panel = page.get_by_role("dialog")
+        expect(panel).to_contain_text("Not brought back; it stays saved")
+        page.keyboard.press("Escape")
+        expect(panel).to_be_hidden()
+        page.keyboard.type("touch more\n")
+        until((served.home / "projects" / "more").exists, lambda: "the shell does not write")
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, "This is a shell")
+        assert (served.home / "projects" / "big").stat().st_size == 9_000_000
+        assert (served.home / "projects" / "more").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_not_saved_can_be_seen_with_the_reason(
+    workspace: StandIn, volume: Volume, window: Open
+) -> None:
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, "This is a shell")
+        page.keyboard.type("mkfifo odd; echo K=1 > .env; mkdir node_modules; touch mine done\n")
+        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
+        note = "saved just now \u00b7 not saved: projects/odd (neither a file nor a folder)"
+        expect(page.locator(".kept")).to_contain_text(note, timeout=120_000)  # the next save
+        page.locator(".kept").click()
+        panel = page.get_by_role("dialog")
+        for text in (
+            f"2 files, 0.0 MB, in {PATH}",
+            "Not saved: neither a file nor a folder",
+            "Not saved by rule: a credential by its name",
+            "projects/.env",
+            "projects/node_modules",
+        ):
+            expect(panel).to_contain_text(text)

@@ -1,138 +1,185 @@
-"""States of a home directory on a Unity Catalog volume: whole, or not there.
+"""States of a home directory in a folder of a Unity Catalog volume: whole, or not there.
 
-A folder of a volume holds, side by side:
+The folder holds, side by side:
 
-    instance-<n>-<id>           an instance of the app that saves here; the one with the highest n alone may
+    instance-<n>-<id>           an instance of the app; the one with the highest n alone may save
     pack-<SHA-256>              blocks of files, each compressed
-    index-<SHA-256>             a state's files, and the blocks of each; compressed JSON
-    state-<n>-<id>-<count>      a state's manifest, written last: the time, and its index with size and SHA-256
+    index-<SHA-256>             a state's files, and the blocks of each
+    state-<n>-<id>-<count>      a state's manifest, written last
 
-The names sort by age without any clock. The Files API has no rename, and a write may end in the middle: so whatever a
-manifest names, or an index, is checked by size and SHA-256 before it is believed. By hand: `zlib.decompress` of an index
-and of each block gives all there is.
+The names sort by age without any clock. The Files API has no rename, and a write may end in the
+middle: so whatever a manifest or an index names is checked by size and SHA-256 before it is
+believed. `format` says what is in each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import secrets
 import shutil
 import stat
 import tempfile
 import time
-import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from databricks.sdk.errors import NotFound
 from databricks.sdk.service.files import FilesAPI
 
-from webapp.keep.format import BLOCK, Done, Index, check, put
-from webapp.keep.selection import Entry, LeftOutError, clean_config, read, walk
+from webapp.keep.content import LeftOutError, copy_database, is_sqlite, read_regular
+from webapp.keep.format import (
+    BLOCK,
+    MOST_IN_A_MANIFEST,
+    File,
+    Folder,
+    Link,
+    Manifest,
+    State,
+    TornError,
+    Tree,
+    read_index,
+    read_manifest,
+    write_index,
+    write_manifest,
+)
+from webapp.keep.packs import Packs, PackWriter
+from webapp.keep.place import Placer
+from webapp.keep.redact import empty_our_keys
+from webapp.keep.selection import MOST_IN_A_FILE, Entry, LeftOut, changed, walk
 
 KEPT = 5  # states
-PACK = 2**23  # bytes, at least, but for the last
-SMALL, MANY = (
-    2**22,
-    32,
-)  # packs below that many bytes are put together once there are more than that many
 HOT = 50_000_000  # nanoseconds: a file changed that recently may change again and look the same
-
-Location = tuple[str, int, int]  # of a block: pack, offset, length
-
-
-class TornError(Exception):
-    """What was read is not what was written, or is not there."""
+PREFIXES = (
+    "state-",
+    "index-",
+    "pack-",
+    "instance-",
+)  # what may be deleted; all else in the folder is not ours
 
 
 class SupersededError(Exception):
     """A newer instance saves here."""
 
 
+@dataclass
+class Opened:
+    """What was found, and brought back."""
+
+    state: str = ""  # its name; "" where there is none
+    saved: str = ""  # its time, ISO 8601 in UTC
+    older: bool = False  # newer states were there, but torn
+    files: int = 0
+    missing: dict[str, str] = field(default_factory=dict)  # path: why it could not be put back
+
+
+@dataclass
+class Saved:
+    """What a save did."""
+
+    saved: str  # when it began, ISO 8601 in UTC
+    files: int = 0
+    size: int = 0  # bytes of these files
+    sent: int = 0  # bytes
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+class _Seen(NamedTuple):
+    """A file as it was read last."""
+
+    mark: tuple[int, ...]  # () where it is to be read again
+    size: int
+    blocks: tuple[str, ...]
+
+
 class Archive:
-    """One instance's way to the states.
+    """One instance's way to the states of one folder.
 
     Arguments:
         home: the home directory.
         folder: on the volume, such as `/Volumes/main/hermes/state`.
+        tick: is called now and then while work goes on.
     """
 
-    def __init__(self, home: Path, folder: str) -> None:
-        self.home, self.folder = home, folder
+    def __init__(self, home: Path, folder: str, tick: Callable[[], None] = lambda: None) -> None:
+        self.home, self.folder, self._tick = home, folder, tick
         self.id, self.number, self.count = secrets.token_hex(4), 0, 0
-        self._entries: list[Entry] = []  # as they were saved last
-        self._left_out: dict[str, str] = {}  # of them
-        self._tree: Index = {}
-        self._hidden: set[bytes] = set()  # tokens, in nothing that is saved
-        self._seen: dict[
-            str, tuple[tuple[int, ...], int, list[str]]
-        ] = {}  # path: its mark, saved size and blocks
-        self._blocks: dict[str, Location] = {}  # what the volume has
-        self._sizes: dict[str, int] = {}  # of packs
-        self._uses: dict[str, set[str]] = {}  # what a whole state needs
+        self._packs = Packs()
+        self._seen: dict[str, _Seen] = {}
+        self._saved: list[
+            Entry
+        ] = []  # what the last state was made of; [] where all is to be looked at again
+        self._last = Saved("")
+        self._tree, self._carried = Tree(), Tree()  # of the last state
+        self._needs: dict[str, set[str]] = {}  # what a whole state needs, by its name
         self._spare = False  # the states that are there: none of them could be read
 
-    def restore(self, files: FilesAPI, *, beside: bool = False, look: bool = False) -> Done:
+    def restore(self, files: FilesAPI) -> Opened:
         """Bring back the newest whole state; from now on this instance is the newest.
 
-        A file that is not older here stays as it is.
-
-        Arguments:
-            files: the Files API.
-            beside: a file that is newer here has the saved one put beside it, as `<name>.restored`.
-            look: change no file; only find out what is there.
+        A file that is not older on the disk stays as it is there.
 
         Returns:
             What was done.
 
         Raises:
+            NewerFormatError: where a later version of this app saved here.
             Exception: whatever the Files API raises; then no file was changed.
         """
-        for leftover in self.home.glob(".keep-*"):  # of a killed one
-            shutil.rmtree(leftover, ignore_errors=True)
-        files.create_directory(self.folder)
-        if not self.number:
-            found = (re.fullmatch("instance-([0-9]{6})-.*", name) for name in self._list(files))
-            self.number = 1 + max((int(match[1]) for match in found if match), default=0)
-        self._upload(files, self._marker, b"-")
-        done = Done()
-        for state in _states(self._list(files)):
+        self._register(files)
+        opened = Opened()
+        for name in _states(self._list(files)):
             with tempfile.TemporaryDirectory(prefix=".keep-", dir=self.home) as scratch:
                 try:
-                    saved, index = self._read_state(files, state)
-                    with ThreadPoolExecutor(4) as pool:
-                        list(
-                            pool.map(
-                                lambda p: Path(scratch, p[0]).write_bytes(self._checked(files, *p)),
-                                index["packs"],
-                            )
-                        )
+                    manifest, state = self._read_state(files, name)
+                    self._fetch(files, state.packs, Path(scratch))
                 except TornError:
-                    done.older = True
+                    opened.older = True
                     continue
-                if not look:
-                    put(self.home, index, Path(scratch), beside, done)
-            for block, pack, offset, length in index["blocks"]:
-                self._blocks[block] = (index["packs"][pack][0], offset, length)
-            self._sizes.update({pack: size for pack, size in index["packs"]})
-            done.saved, done.files = saved, len(index["files"])
+                placer = Placer(self.home, state, Path(scratch))
+                placer.put()
+            self._carried, opened.missing = placer.carried, placer.missing
+            self._adopt(opened, name, manifest, state)
             break
-        self._spare = done.older and not done.saved
-        return done
+        self._spare = opened.older and not opened.saved
+        return opened
 
-    def save(self, files: FilesAPI, hidden: Collection[str]) -> Done:
-        """Save what has changed since the last time, if anything has.
+    def look(self, files: FilesAPI, restored: str = "", missing: Collection[str] = ()) -> Opened:
+        """Take the newest whole state for what was saved last, and change no file.
 
         Arguments:
             files: the Files API.
-            hidden: tokens, which must be in nothing that is saved.
+            restored: the state that was brought back.
+            missing: the paths of it that could not be put back.
+
+        Returns:
+            What was found.
+        """
+        self._register(files)
+        opened = Opened()
+        for name in _states(self._list(files)):
+            try:
+                manifest, state = self._read_state(files, name)
+            except TornError:
+                opened.older = True
+                continue
+            self._carried = state.carried
+            for entry in state.tree if name == restored else ():
+                if entry.path in missing:
+                    self._carried.add(entry)
+            self._adopt(opened, name, manifest, state)
+            break
+        self._spare = opened.older and not opened.saved
+        return opened
+
+    def save(self, files: FilesAPI) -> Saved:
+        """Save what has changed since the last time, if anything has.
 
         Returns:
             What was done.
@@ -141,36 +188,69 @@ class Archive:
             SupersededError: where a newer instance saves.
             Exception: whatever the Files API raises; then the states are as they were.
         """
-        done, started = (
-            Done(saved=datetime.now(UTC).isoformat(timespec="milliseconds")),
-            time.time_ns(),
-        )
-        self._hidden |= {token.encode() for token in hidden}
-        with suppress(OSError, LeftOutError):  # whoever keeps it fresh may have another one
-            self._hidden |= {
-                key
-                for key in clean_config((self.home / ".hermes" / "config.yaml").read_bytes())[1]
-                if len(key) > 7
-            }
-        entries = list(walk(self.home, done.left_out.__setitem__))
-        if entries == self._entries:
-            done.left_out = self._left_out
-            return done
+        saved = Saved(datetime.now(UTC).isoformat(timespec="milliseconds"))
+        started, left_out = time.time_ns(), dict[str, LeftOut]()
+
+        def leave_out(one: LeftOut) -> None:
+            left_out[one.path] = one
+
+        entries = []
+        for entry in walk(self.home, leave_out):
+            entries.append(entry)
+            self._tick()
+        if entries == self._saved:
+            self._last.saved, self._last.sent = saved.saved, 0
+            return self._last
         there = self._check(files)
-        self._forget({name for name, size in self._sizes.items() if there.get(name) != size})
-        self._forget(self._to_put_together(entries))
-        again = self._send_blocks(files, entries, started, done)
+        self._packs.forget({n for n, size in self._packs.sizes.items() if there.get(n) != size})
+        self._mark_stale(entries)
+        writer = PackWriter(self._packs, lambda name, data: self._upload(files, name, data))
+        again = self._read_changed(entries, started, writer, leave_out)
         tree = self._as_tree(entries)
         if tree != self._tree:
-            done.sent += self._send_state(files, tree, done.saved)
+            saved.sent += self._write_state(files, tree, saved.saved)
             self._tree = tree
             if not self._spare:
                 self._clean_up(files, there)
-        self._entries, self._left_out = [] if again else entries, done.left_out
-        done.files = len(tree["files"])
-        return done
+        saved.sent += writer.sent
+        saved.files, saved.size = len(tree.files), sum(file.size for file in tree.files)
+        saved.left_out = sorted(left_out.values(), key=lambda one: one.by_rule)
+        self._saved, self._last = [] if again else entries, saved
+        return saved
 
-    # --- What a save does, in its order -----------------------------------------------------------------------------------
+    # --- Bringing back
+
+    def _register(self, files: FilesAPI) -> None:
+        """Be the newest instance here."""
+        for leftover in self.home.glob(".keep-*"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        files.create_directory(self.folder)
+        if not self.number:
+            found = (re.fullmatch("instance-([0-9]{6})-.*", name) for name in self._list(files))
+            self.number = 1 + max((int(match[1]) for match in found if match), default=0)
+        self._upload(files, self._marker, b"-")
+
+    def _adopt(self, opened: Opened, name: str, manifest: Manifest, state: State) -> None:
+        self._packs.learn(state)
+        opened.state, opened.saved, opened.files = name, manifest.saved, len(state.tree.files)
+
+    def _fetch(self, files: FilesAPI, packs: dict[str, int], folder: Path) -> None:
+        """Download a state's packs."""
+
+        def fetch(name: str) -> None:
+            (folder / name).write_bytes(self._checked(files, name, packs[name]))
+
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(fetch, packs):
+                self._tick()
+
+    def _read_state(self, files: FilesAPI, name: str) -> tuple[Manifest, State]:
+        manifest = read_manifest(self._download(files, name, MOST_IN_A_MANIFEST))
+        state = read_index(self._checked(files, manifest.index_name, manifest.index_size))
+        self._needs[name] = {manifest.index_name, *state.packs}
+        return manifest, state
+
+    # --- What a save does, in its order
 
     def _check(self, files: FilesAPI) -> dict[str, int]:
         """What is on the volume, names with sizes, if this is still the newest instance."""
@@ -182,208 +262,156 @@ class Archive:
             self._upload(files, self._marker, b"-")
         return there
 
-    def _forget(self, packs: set[str]) -> None:
-        self._blocks = {
-            block: place for block, place in self._blocks.items() if place[0] not in packs
-        }
-        self._sizes = {pack: size for pack, size in self._sizes.items() if pack not in packs}
+    def _mark_stale(self, entries: list[Entry]) -> None:
+        """Forget files that are gone, and find the packs that are better written anew."""
+        seen = self._seen
+        self._seen = {entry.path: seen[entry.path] for entry in entries if entry.path in seen}
+        used = (block for one in self._seen.values() for block in one.blocks)
+        carried = (block for file in self._carried.files for block in file.blocks)
+        if self._seen:
+            self._packs.mark_stale(used, carried)
 
-    def _to_put_together(self, entries: list[Entry]) -> set[str]:
-        """The packs whose blocks had better be sent again: most of it is not used any more, or there are many small ones."""
-        used = {
-            block
-            for entry in entries
-            if entry.path in self._seen
-            for block in self._seen[entry.path][2]
-        }
-        live = dict.fromkeys(self._sizes, 0)
-        for block in used & self._blocks.keys():
-            live[self._blocks[block][0]] += self._blocks[block][2]
-        small = {pack for pack, size in live.items() if 0 < size < SMALL}
-        sparse = {
-            pack
-            for pack, size in live.items()
-            if 0 < size < self._sizes[pack] / 4 and self._sizes[pack] > SMALL
-        }
-        return (small if len(small) > MANY else set()) | (sparse if self._seen else set())
+    def _read_changed(
+        self,
+        entries: list[Entry],
+        started: int,
+        writer: PackWriter,
+        leave_out: Callable[[LeftOut], None],
+    ) -> bool:
+        """Read what has changed, and send the blocks that the volume has not.
 
-    def _send_blocks(self, files: FilesAPI, entries: list[Entry], started: int, done: Done) -> bool:
-        """Send the blocks that the volume has not; whether some file is to be read again the next time."""
-        again, waiting = False, dict[str, bytes]()
-
-        def send() -> None:
-            name, offset = (
-                f"pack-{hashlib.sha256(data := b''.join(waiting.values())).hexdigest()}",
-                0,
-            )
-            places: dict[str, Location] = {}
-            for block, packed in waiting.items():
-                places[block] = (name, offset, len(packed))
-                offset += len(packed)
-            self._upload(files, name, data)
-            self._blocks |= places
-            self._sizes[name] = len(data)
-            done.sent += len(data)
-            waiting.clear()
-
+        Returns:
+            Whether some file is to be read again the next time.
+        """
+        again = False
         with tempfile.TemporaryDirectory(prefix=".keep-", dir=self.home) as scratch:
             for entry in entries:
-                seen = self._seen.get(entry.path)
-                if not stat.S_ISREG(entry.mode) or (
-                    seen and seen[0] == entry.mark and self._blocks.keys() >= set(seen[2])
-                ):
+                if not stat.S_ISREG(entry.mode) or self._is_known(entry):
                     continue
-                hot = (
-                    max(entry.mark[2::2]) > started - HOT
-                )  # its own time, and those of a database's logs
-                again = again or hot
+                hot = entry.touched > started - HOT
+                again |= hot
+                self._tick()
                 try:
-                    data = read(self.home, entry, Path(scratch), self._hidden)
-                except LeftOutError as reason:
-                    done.left_out[entry.path] = str(reason)
-                    self._seen.pop(entry.path, None)
-                    continue
+                    data = self._read(entry, Path(scratch))
                 except FileNotFoundError:
                     self._seen.pop(entry.path, None)
                     continue
-                except OSError as error:  # it stays as it was saved last
-                    done.left_out[entry.path] = error.strerror or type(error).__name__
-                    again = True
+                except (LeftOutError, OSError) as error:  # it stays as it was saved last
+                    leave_out(LeftOut(entry.path, getattr(error, "strerror", None) or str(error)))
+                    again |= isinstance(error, OSError)
                     continue
-                blocks = []
-                for start in range(0, len(data), BLOCK):
-                    part = data[start : start + BLOCK]
-                    blocks.append(block := hashlib.sha256(part).hexdigest())
-                    if block not in self._blocks and block not in waiting:
-                        waiting[block] = zlib.compress(part, 1)
-                        if sum(map(len, waiting.values())) >= PACK:
-                            send()
-                self._seen[entry.path] = (() if hot else entry.mark, len(data), blocks)
-            if waiting:
-                send()
+                parts = (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+                blocks = tuple(writer.add(part) for part in parts)
+                self._seen[entry.path] = _Seen(() if hot else entry.mark, len(data), blocks)
+            writer.flush()
         return again
 
-    def _as_tree(self, entries: list[Entry]) -> Index:
-        """What is saved of these entries: a file only where the volume has all its blocks."""
-        files = []
-        for entry in entries:
-            _, size, blocks = self._seen.get(entry.path, ((), 0, ["none"]))
-            if stat.S_ISREG(entry.mode) and self._blocks.keys() >= set(blocks):
-                files.append([entry.path, stat.S_IMODE(entry.mode), entry.mtime, size, blocks])
-        folders = [
-            [entry.path, stat.S_IMODE(entry.mode)] for entry in entries if stat.S_ISDIR(entry.mode)
-        ]
-        links = [[entry.path, entry.target] for entry in entries if stat.S_ISLNK(entry.mode)]
-        return {"folders": folders, "files": files, "links": links}
+    def _is_known(self, entry: Entry) -> bool:
+        seen = self._seen.get(entry.path)
+        return bool(seen and seen.mark == entry.mark and self._packs.fresh(seen.blocks))
 
-    def _send_state(self, files: FilesAPI, tree: Index, saved: str) -> int:
+    def _read(self, entry: Entry, scratch: Path) -> bytes:
+        full = self.home / entry.path
+        if is_sqlite(full):
+            return copy_database(full, scratch / "database", MOST_IN_A_FILE)
+        for _ in range(3):  # it may be written at this moment
+            data = read_regular(full, MOST_IN_A_FILE)
+            if not (now := changed(self.home, entry)):
+                break
+            entry = now
+        return empty_our_keys(data) if entry.path == ".hermes/config.yaml" else data
+
+    def _as_tree(self, entries: list[Entry]) -> Tree:
+        """What is saved of these entries: a file only where the volume has all its blocks."""
+        tree = Tree()
+        for entry in entries:
+            mode, seen = stat.S_IMODE(entry.mode), self._seen.get(entry.path)
+            if stat.S_ISDIR(entry.mode):
+                tree.folders.append(Folder(entry.path, mode))
+            elif stat.S_ISLNK(entry.mode):
+                tree.links.append(Link(entry.path, entry.target))
+            elif seen and self._packs.has(seen.blocks):
+                tree.files.append(File(entry.path, mode, entry.mtime, seen.size, seen.blocks))
+        return tree
+
+    def _write_state(self, files: FilesAPI, tree: Tree, saved: str) -> int:
         """Write a state and see that it is there; how many bytes that took."""
-        used = dict.fromkeys(block for *_, blocks in tree["files"] for block in blocks)
-        packs = list(dict.fromkeys(self._blocks[block][0] for block in used))
-        numbers = {block: number for number, block in enumerate(used)}
-        order = {pack: number for number, pack in enumerate(packs)}
-        index = tree | {
-            "files": [
-                [*entry, [numbers[block] for block in blocks]] for *entry, blocks in tree["files"]
-            ],
-            "blocks": [
-                [block, order[pack], offset, length]
-                for block in used
-                for pack, offset, length in [self._blocks[block]]
-            ],
-            "packs": [[pack, self._sizes[pack]] for pack in packs],
-        }
-        check(index)  # what could not be read again would be worth nothing
-        data = zlib.compress(json.dumps(index, separators=(",", ":")).encode())
+        self._carried.files = [f for f in self._carried.files if self._packs.has(f.blocks)]
+        data = write_index(State(tree, self._carried, self._packs.blocks, self._packs.sizes))
+        packs = read_index(data).packs  # what could not be read again would be worth nothing
         name = f"index-{hashlib.sha256(data).hexdigest()}"
         self._upload(files, name, data)
         there = self._check(files)
-        if there.get(name) != len(data) or any(
-            there.get(pack) != self._sizes[pack] for pack in packs
-        ):
+        if any(there.get(one) != size for one, size in {**packs, name: len(data)}.items()):
             raise TornError("what was written is not all there")
         self.count += 1
         state = f"state-{self.number:06}-{self.id}-{self.count:06}"
-        digest = name.removeprefix("index-")
-        manifest = json.dumps(
-            {"saved": saved, "index": {"size": len(data), "sha256": digest}}
-        ).encode()
+        manifest = write_manifest(saved, len(tree.files), data)
         self._upload(files, state, manifest)
-        if self._download(files, state) != manifest:
+        if self._download(files, state, MOST_IN_A_MANIFEST) != manifest:
             raise TornError("what was written is not what is there")
-        self._uses[state] = {name, *packs}
+        self._needs[state] = {name, *packs}
         return len(data) + len(manifest)
 
     def _clean_up(self, files: FilesAPI, there: Iterable[str]) -> None:
-        """Delete what the last whole states do not need, of what was there before this one was written.
+        """Delete what the last whole states do not need, of what was there before this one.
 
-        What another instance has sent since is not in that list, so it is safe from this one.
+        What another instance has sent since is not in that list, so it is safe.
         """
         kept: list[str] = []
-        states = _states({*there, *self._uses})
-        for state in states[: 2 * KEPT]:
-            if state not in self._uses:
+        for state in _states({*there, *self._needs})[: 2 * KEPT]:
+            if state not in self._needs:
                 with suppress(TornError):
                     self._read_state(files, state)
-            if state in self._uses and len(kept) < KEPT:
+            if state in self._needs and len(kept) < KEPT:
                 kept.append(state)
-        needed = {self._marker, *kept}.union(*(self._uses[state] for state in kept))
+        needed = {self._marker, *kept}.union(*(self._needs[state] for state in kept))
         # States go first: what is left of one that is killed here is no state with a part missing.
         for name in sorted(there, key=lambda name: not name.startswith("state-")):
-            if name.startswith(("state-", "index-", "pack-", "instance-")) and name not in needed:
+            if name.startswith(PREFIXES) and name not in needed:
                 with suppress(NotFound):
                     files.delete(f"{self.folder}/{name}")
-                self._uses.pop(name, None)
-                self._forget({name} & self._sizes.keys())
+                self._needs.pop(name, None)
+                self._packs.forget({name} & self._packs.sizes.keys())
 
-    # --- The volume -------------------------------------------------------------------------------------------------------
+    # --- The volume
 
     @property
     def _marker(self) -> str:
         return f"instance-{self.number:06}-{self.id}"
 
     def _list(self, files: FilesAPI) -> dict[str, int]:
-        return {
-            entry.name: entry.file_size or 0
-            for entry in files.list_directory_contents(self.folder)
-            if entry.name
-        }
+        entries = files.list_directory_contents(self.folder)
+        return {e.name: e.file_size or 0 for e in entries if e.name and not e.is_directory}
 
     def _upload(self, files: FilesAPI, name: str, data: bytes) -> None:
         files.upload(f"{self.folder}/{name}", io.BytesIO(data), overwrite=True)
+        self._tick()
 
-    def _download(self, files: FilesAPI, name: str) -> bytes:
-        try:
-            return cast(BinaryIO, files.download(f"{self.folder}/{name}").contents).read()
-        except NotFound:
-            raise TornError(f"{name} is not there") from None
+    def _download(self, files: FilesAPI, name: str, most: int) -> bytes:
+        """A file's bytes, at most so many and one."""
+        return download(files, f"{self.folder}/{name}", most)
 
     def _checked(self, files: FilesAPI, name: str, size: int) -> bytes:
         """What a name promises, asked for twice before it is taken for torn."""
         for _ in range(2):
-            data = self._download(files, name)
+            data = self._download(files, name, size)
             if len(data) == size and name.endswith(f"-{hashlib.sha256(data).hexdigest()}"):
                 return data
         raise TornError(f"{name} is torn")
 
-    def _read_state(self, files: FilesAPI, state: str) -> tuple[str, Index]:
-        try:
-            manifest = json.loads(self._download(files, state))
-            name = f"index-{manifest['index']['sha256']}"
-            index = json.loads(
-                zlib.decompress(self._checked(files, name, manifest["index"]["size"]))
-            )
-            self._uses[state] = {name, *check(index)}
-            return str(manifest["saved"]), index
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            zlib.error,
-        ) as error:
-            raise TornError(f"{state} is no state: {type(error).__name__}") from None
+
+def download(files: FilesAPI, path: str, most: int) -> bytes:
+    """A file of a volume; of one that is larger than expected, one byte more than that.
+
+    Raises:
+        TornError: where it is not there.
+    """
+    try:
+        with cast(BinaryIO, files.download(path).contents) as content:
+            return content.read(most + 1)
+    except NotFound:
+        raise TornError(f"{path.rpartition('/')[2]} is not there") from None
 
 
 def _states(names: Iterable[str]) -> list[str]:

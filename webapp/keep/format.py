@@ -1,167 +1,218 @@
-"""A saved state into the home directory: where it may be, and where nothing newer is."""
+"""A saved state as it lies on the volume: a manifest, an index, packs of compressed blocks.
+
+    manifest  JSON: "format": 2, "saved": ISO 8601 in UTC, "files": how many,
+              "index": its "size" and "sha256"
+    index     zlib of JSON: `folders`, `files`, `links`, `carried` (the same three, of what could not
+              be put back and stays saved), `blocks` and `packs`; each entry is one of the NamedTuples
+              below, as a list
+    pack      blocks, each `zlib.compress`ed; a block is a MiB of one file, or its end
+
+A manifest without "format" is of format 1, which had no `carried`.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 import re
-import stat
-import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from webapp.keep.selection import MOST_IN_ALL, is_sqlite, kept_rules, last_change
-
+FORMAT = 2
 BLOCK = 2**20  # bytes of a file, uncompressed
+MOST_IN_ALL = 2**30  # bytes of files in a state
+MOST_IN_AN_INDEX = 2**26  # bytes, unpacked: some 300,000 files
+MOST_IN_A_MANIFEST = 2**14  # bytes
+MOST_IN_A_PACK = 2**26  # bytes
 
-Index = dict[str, Any]
+
+class Folder(NamedTuple):
+    """A folder; its path is relative to the home directory."""
+
+    path: str
+    mode: int
+
+
+class Link(NamedTuple):
+    """A symbolic link."""
+
+    path: str
+    target: str
+
+
+class File(NamedTuple):
+    """A file: its content is these blocks, by SHA-256 of what is in them."""
+
+    path: str
+    mode: int
+    mtime: int  # nanoseconds
+    size: int
+    blocks: tuple[str, ...]
+
+
+class Location(NamedTuple):
+    """Where on the volume a block is."""
+
+    pack: str
+    offset: int
+    length: int
 
 
 @dataclass
-class Done:
-    """What a save or a restore did."""
+class Tree:
+    """Folders, files and links."""
 
-    saved: str = ""  # the state's time, ISO 8601 in UTC; "" where there is none
-    older: bool = False  # newer states were there, but torn
-    files: int = 0
-    sent: int = 0  # bytes
-    left_out: dict[str, str] = field(default_factory=dict)  # path: reason
+    folders: list[Folder] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Folder | File | Link]:
+        yield from self.folders
+        yield from self.files
+        yield from self.links
+
+    def add(self, entry: Folder | File | Link) -> None:
+        """Put an entry where its kind is."""
+        if isinstance(entry, Folder):
+            self.folders.append(entry)
+        elif isinstance(entry, File):
+            self.files.append(entry)
+        else:
+            self.links.append(entry)
 
 
-def check(index: Index) -> set[str]:
-    """See that an index means something.
+@dataclass
+class State:
+    """All that an index says."""
 
-    Arguments:
-        index: as it was read.
+    tree: Tree
+    carried: Tree  # saved once, not put back, and so saved on
+    blocks: dict[str, Location]
+    packs: dict[str, int]  # sizes in bytes
 
-    Returns:
-        The packs that it needs.
+
+class TornError(Exception):
+    """What was read is not what was written, or is not there."""
+
+
+class NewerFormatError(Exception):
+    """A later version of this app wrote it."""
+
+
+class Manifest(NamedTuple):
+    """What a manifest says."""
+
+    saved: str
+    files: int
+    index_name: str
+    index_size: int
+
+
+def write_manifest(saved: str, files: int, index: bytes) -> bytes:
+    """The manifest of a state whose index is written."""
+    digest = hashlib.sha256(index).hexdigest()
+    told = {"size": len(index), "sha256": digest}
+    return json.dumps({"format": FORMAT, "saved": saved, "files": files, "index": told}).encode()
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Read a manifest.
 
     Raises:
-        ValueError: or another error of its kind, where it does not.
+        TornError: where it is none.
+        NewerFormatError: where a later version of this app wrote it.
     """
-    packs = dict(index["packs"])
-    if not all(
-        re.fullmatch("pack-[0-9a-f]{64}", pack) and _count(size) for pack, size in packs.items()
-    ):
-        raise ValueError("a pack's name")
-    for block, pack, offset, length in index["blocks"]:
-        if not (
-            _name(block)
-            and _count(pack, offset, length)
-            and offset + length <= index["packs"][pack][1]
-        ):
-            raise ValueError("a block's place")
-    for path, mode, mtime, size, blocks in index["files"]:
-        if not (
-            _name(path)
-            and _count(mode, size, *blocks, abs(mtime))
-            and len(blocks) == -(-size // BLOCK)
-        ):
-            raise ValueError("a file")
-        if max(blocks, default=-1) >= len(index["blocks"]):
-            raise ValueError("a file's blocks")
-    if not all(_name(path) and _name(target) for path, target in index["links"]):
-        raise ValueError("a link")
-    if not all(_name(path) and _count(mode) for path, mode in index["folders"]):
-        raise ValueError("a folder")
-    if sum(size for _, _, _, size, _ in index["files"]) > 2 * MOST_IN_ALL:
-        raise ValueError("too much")
-    return set(packs)
-
-
-def _count(*numbers: object) -> bool:
-    return all(type(number) is int and number >= 0 for number in numbers)
-
-
-def _name(path: str) -> bool:
-    return path != "" and b"\0" not in os.fsencode(path)
-
-
-def put(home: Path, index: Index, packs: Path, beside: bool, done: Done) -> None:
-    """Put a state's files in their places, where nothing newer is, and where it may be.
-
-    Arguments:
-        home: the home directory.
-        index: a checked one.
-        packs: a folder with the packs, on the same disk.
-        beside: as for `Archive.restore`.
-        done: is told what is left out.
-    """
-    rules = kept_rules(["!*"])  # whatever was saved comes back
-    real: dict[str, bool] = {}
-
-    def welcome(path: str, folder: bool) -> bool:
-        """Whether a path is one that would be saved too, and no link on this disk leads it elsewhere."""
-        parts = path.split("/")
-        above = ["/".join(parts[:n]) for n in range(1, len(parts))]
-        for parent in above:
-            if parent not in real:
-                full = home / parent
-                real[parent] = (
-                    rules(parent, True)
-                    and full.is_dir()
-                    and not ("/" in parent and full.is_symlink())
-                )
-        plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)
-        return plain and rules(path, folder) and all(real[parent] for parent in above)
-
-    @contextmanager
-    def named(path: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, OverflowError, zlib.error) as error:
-            done.left_out[path] = getattr(error, "strerror", None) or type(error).__name__
-
-    for path, mode in sorted(index["folders"]):
-        with named(path):
-            if welcome(path, True) and not os.path.lexists(home / path):
-                (home / path).mkdir()
-                (home / path).chmod(mode & 0o777 | 0o700)
-                real.pop(path, None)
-    for path, mode, mtime, size, blocks in index["files"]:
-        with named(path):
-            full = home / path
-            if not welcome(path, False):
-                continue
-            if os.path.lexists(full):
-                info = full.lstat()
-                here = last_change(full, info)
-                if not stat.S_ISREG(info.st_mode) or here == mtime or (here > mtime and not beside):
-                    continue
-                full = full.with_name(f"{full.name}.restored") if here > mtime else full
-            _write(
-                full,
-                (mode, mtime, size),
-                [index["blocks"][number] for number in blocks],
-                index["packs"],
-                packs,
+    try:
+        told = json.loads(data)
+        version = told.get("format", 1)
+        if type(version) is int and version > FORMAT:
+            raise NewerFormatError(
+                "it was saved by a later version of this app"
+                f" (format {version}, expected at most {FORMAT})"
             )
-    for path, target in index["links"]:
-        with named(path):
-            if welcome(path, False) and not os.path.lexists(home / path):
-                os.symlink(target, home / path)
+        index = told["index"]
+        digest, size = str(index["sha256"]), int(index["size"])
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise TornError("its index has no SHA-256")
+        return Manifest(str(told["saved"]), int(told.get("files", 0)), f"index-{digest}", size)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TornError(f"is no manifest: {type(error).__name__}") from None
 
 
-def _write(
-    full: Path, told: tuple[int, int, int], blocks: list[Any], names: list[Any], packs: Path
-) -> None:
-    (mode, mtime, size), (handle, name) = told, tempfile.mkstemp(dir=packs)
-    with open(handle, "wb") as file:
-        for _, pack, offset, length in blocks:
-            with open(packs / names[pack][0], "rb") as source:
-                source.seek(offset)
-                data = zlib.decompressobj().decompress(source.read(length), BLOCK)
-            if len(data) == BLOCK and not any(data):
-                file.seek(BLOCK, os.SEEK_CUR)  # sparse, as it may have been
-            else:
-                file.write(data)
-        file.truncate(size)
-    os.chmod(name, mode & 0o777)
-    os.utime(name, ns=(mtime, mtime))
-    for suffix in ("-wal", "-shm", "-journal") if is_sqlite(full) else ():
-        Path(f"{full}{suffix}").unlink(missing_ok=True)  # they belong to the database that goes
-    os.replace(name, full)
+def write_index(state: State) -> bytes:
+    """An index, compressed.
+
+    Raises:
+        ValueError: where it would be too large to be read again.
+    """
+    used = dict.fromkeys(
+        b for tree in (state.tree, state.carried) for f in tree.files for b in f.blocks
+    )
+    numbers = {block: number for number, block in enumerate(used)}
+    packs = list(dict.fromkeys(state.blocks[block].pack for block in used))
+    order = {pack: number for number, pack in enumerate(packs)}
+
+    def listed(tree: Tree) -> dict[str, Any]:
+        files = [[*file[:-1], [numbers[block] for block in file.blocks]] for file in tree.files]
+        return {"folders": tree.folders, "files": files, "links": tree.links}
+
+    places = [(block, state.blocks[block]) for block in used]
+    index = listed(state.tree) | {
+        "carried": listed(state.carried),
+        "blocks": [[block, order[at.pack], at.offset, at.length] for block, at in places],
+        "packs": [[pack, state.packs[pack]] for pack in packs],
+    }
+    data = json.dumps(index, separators=(",", ":")).encode()
+    if len(data) > MOST_IN_AN_INDEX:
+        raise ValueError(f"too many files: their list is over {MOST_IN_AN_INDEX // 2**20} MB")
+    return zlib.compress(data)
+
+
+def read_index(data: bytes) -> State:
+    """Read an index whose SHA-256 is right. What its paths may reach is for `place` to see.
+
+    Raises:
+        TornError: where it means nothing, or is too large.
+    """
+    try:
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(data, MOST_IN_AN_INDEX)
+        if not unpacking.eof:
+            raise TornError("its index is cut, or too large")
+        index = json.loads(text)
+        packs = {str(name): int(size) for name, size in index["packs"]}
+        if not all(re.fullmatch("pack-[0-9a-f]{64}", name) for name in packs):
+            raise TornError("its index names no pack")  # a name becomes a path on the disk
+        order = list(packs)
+        blocks = [
+            (str(block), Location(order[pack], offset, length))
+            for block, pack, offset, length in index["blocks"]
+        ]
+        names = [block for block, _ in blocks]
+        tree, carried = _tree(index, names), _tree(index.get("carried", {}), names)
+        size = sum(file.size for file in [*tree.files, *carried.files]) + sum(packs.values())
+        if size > 4 * MOST_IN_ALL or max(packs.values(), default=0) > MOST_IN_A_PACK:
+            raise TornError("its files are too large")
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        zlib.error,
+    ) as error:
+        raise TornError(f"is no index: {type(error).__name__}") from None
+    return State(tree, carried, dict(blocks), packs)
+
+
+def _tree(index: dict[str, Any], names: list[str]) -> Tree:
+    return Tree(
+        [Folder(*entry) for entry in index.get("folders", [])],
+        [
+            File(path, mode, mtime, size, tuple(names[number] for number in blocks))
+            for path, mode, mtime, size, blocks in index.get("files", [])
+        ],
+        [Link(*entry) for entry in index.get("links", [])],
+    )

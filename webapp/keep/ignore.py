@@ -1,4 +1,4 @@
-"""Patterns in gitignore's syntax; of our own, since git need not be on the machine that runs the app."""
+"""Patterns in gitignore's syntax; of our own, since the app's machine need not have git."""
 
 from __future__ import annotations
 
@@ -43,42 +43,48 @@ class Ignore:
 
 @lru_cache(maxsize=1024)
 def _regex(pattern: str) -> str:
-    """A pattern of gitignore as a regular expression. Source: https://git-scm.com/docs/gitignore#_pattern_format
+    """A pattern of gitignore as a regular expression.
 
-    What follows a wildcard is taken where it first fits, in an atomic group, or a few stars would take years. A star's ends
-    with its name in the path, that of `**/` at the next one.
+    What follows a wildcard is taken where it first fits, in an atomic group, or a few stars would take
+    years. A star's ends with its name in the path, that of `**/` at the next one.
+    Source: https://git-scm.com/docs/gitignore#_pattern_format
     """
-    regex, i, name, names = "", 0, "", ""  # and what closes the groups that are open
-    while i < len(pattern):
-        rest = pattern[i:]
-        char = rest[0]
-        if rest.startswith("**/") and (i == 0 or pattern[i - 1] == "/"):
-            regex, names, i = regex + names + "(?>(?:.*?/)??", ")", i + 3
-        elif rest == "**" and (i == 0 or pattern[i - 1] == "/"):
-            regex, i = regex + ".+", i + 2
-        elif char == "*":
-            regex, name, i = regex + name + "(?>[^/]*?", ")", i + 1
-        elif char == "/":
-            regex, name, i = regex + "/" + name, "", i + 1
-        elif char == "?":
-            regex, i = regex + "[^/]", i + 1
-        elif char == "[" and (
-            found := re.match(r"\[([!^]?)(\]?(?:\[:\w+:\]|\\.|[^\]\\])*)\]", rest, re.DOTALL)
-        ):
-            inner = re.sub(r"\[:(\w+):\]", lambda m: _CLASSES.get(m[1], ""), found[2])
-            inner = re.sub(
-                r"(?<!\\)([\[&~|])", r"\\\1", "\\" + inner if inner[:1] in "]^" else inner
-            )
-            regex, i = regex + f"(?!/)[{'^' if found[1] else ''}{inner}]", i + len(found[0])
-        elif char == "\\":
-            if len(rest) == 1:
-                return r"(?!)"  # git: a trailing backslash never matches
-            regex, i = regex + re.escape(rest[1]), i + 2
-        elif char == "[":
-            return r"(?!)"
+    regex = name = names = ""  # name and names close the groups that are open
+    start = 0
+    while start < len(pattern):
+        rest = pattern[start:]
+        first_of_name = start == 0 or pattern[start - 1] == "/"
+        if first_of_name and rest.startswith("**/"):
+            regex, names, length = regex + names + "(?>(?:.*?/)??", ")", 3
+        elif first_of_name and rest == "**":
+            regex, length = regex + ".+", 2
+        elif rest[0] == "*":
+            regex, name, length = regex + name + "(?>[^/]*?", ")", 1
+        elif rest[0] == "/":
+            regex, name, length = regex + "/" + name, "", 1
         else:
-            regex, i = regex + re.escape(char), i + 1
+            one, length = _one_character(rest)
+            regex += one
+        start += length
     return regex + r"\Z" + name + names
+
+
+def _one_character(rest: str) -> tuple[str, int]:
+    """What stands for one character at the beginning of a pattern, and how long it is."""
+    never = r"(?!)"
+    if rest[0] == "?":
+        return "[^/]", 1
+    if rest[0] == "\\":
+        return (re.escape(rest[1]), 2) if len(rest) > 1 else (never, 1)  # git: it never matches
+    if rest[0] != "[":
+        return re.escape(rest[0]), 1
+    found = re.match(r"\[([!^]?)(\]?(?:\[:\w+:\]|\\.|[^\]\\])*)\]", rest, re.DOTALL)
+    if not found:
+        return never, 1
+    inner = re.sub(r"\[:(\w+):\]", lambda match: _CLASSES.get(match[1], ""), found[2])
+    inner = "\\" + inner if inner[:1] in "]^" else inner
+    inner = re.sub(r"(?<!\\)([\[&~|])", r"\\\1", inner)
+    return f"(?!/)[{'^' if found[1] else ''}{inner}]", len(found[0])
 
 
 _CLASSES = {

@@ -1,32 +1,148 @@
 """What outlives a restart: when it is brought back and saved, and by whom.
 
-A process of its own does the work, at low priority. It gets the token of the moment with each request, through a pipe, and the
-app's client secret never.
+A process of its own does the work, at low priority. It gets the token of the moment with each
+request, through a pipe, and the app's client secret never.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any, cast
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
 
+from webapp.keep.child import Child
+from webapp.keep.lines import MAIN, Line, folder_of, new_name
+from webapp.keep.selection import LeftOut
 from webapp.settings import AppSettings
 from webapp.tokens import bearer, one_line
 
 log = logging.getLogger(__name__)
 
 EVERY, LONGEST = 60.0, 900.0  # seconds between two saves; at most, while they fail
+WAITING = 30.0  # seconds at most between two tries to bring back: nothing else goes on meanwhile
 LAST = 8.5  # seconds for the save at the end
-PATIENCE, TRIES = 60.0, 3  # seconds and attempts that the first terminal waits for what was saved
+PATIENCE = 20.0  # seconds after which a start without what was saved is offered, whatever is known
+NONE_WHOLE = "no saved state is whole"
 DISK = "A restart empties the disk; to keep ~/projects and Hermes's memory, set HERMES_VOLUME."
+
+
+class Phase(Enum):
+    """How far it is."""
+
+    OFF = "no volume is set"
+    RESTORING = "what was saved is not back: nothing may run that could be saved on top of it"
+    ASKING = "there are several lines of states, and a person says which"
+    SAVING = "what changes is saved"
+    ENDED = "nothing is saved any more"
+
+
+class Do(Enum):
+    """What is to be done next."""
+
+    RESTORE = "restore"
+    LOOK = "look"  # at what was saved last: a new process does not know it
+    SAVE = "save"
+    WAIT = "wait"  # for a person
+    END = "end"
+
+
+def what_next(phase: Phase, known: bool, stopping: bool) -> Do:
+    """What is to be done next.
+
+    Arguments:
+        phase: how far it is.
+        known: whether the process that saves is there, and knows what was saved last.
+        stopping: whether the app ends.
+    """
+    if phase in (Phase.OFF, Phase.ENDED):
+        return Do.END
+    if phase is Phase.SAVING:
+        return Do.SAVE if known else Do.LOOK
+    if stopping:
+        return Do.END  # what is on the disk is not the user's state: it replaces nothing
+    return Do.RESTORE if phase is Phase.RESTORING else Do.WAIT
+
+
+def pause_after(failures: int, every: float, phase: Phase) -> float:
+    """Seconds until the next try, after so many failures in a row."""
+    if not failures:
+        return every
+    most = WAITING if phase is Phase.RESTORING else LONGEST
+    return min(every / 12 * 2.0 ** min(failures, 20), most)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How it stands. It is replaced whole, never changed."""
+
+    phase: Phase
+    since: float = 0.0  # when this phase began, by time.monotonic()
+    problem: str = ""  # what stands in the way, in one line
+    saved: float = 0.0  # when all was saved last, by time.monotonic(); 0 for never
+    files: int = 0  # that are saved
+    size: int = 0  # bytes of them
+    left_out: tuple[LeftOut, ...] = ()  # what is not saved; what is not meant to be comes last
+    left_out_count: int = 0  # it may be more than are named
+    missing: tuple[LeftOut, ...] = ()  # what could not be put back: it stays saved
+    lines: tuple[Line, ...] = ()  # to choose from, while ASKING
+    folder: str = ""  # where this run saves, once it is known
+    beside: bool = False  # whether it was started without what was saved
+    restored: str = ""  # what was brought back, in one line
+    went_back: str = ""  # why it is not the newest state
+    readers: str = ""  # who else may read the volume, in one line; "" where nobody may
+    exposed: bool = False  # whether somebody else may, as far as that can be seen
+
+    @property
+    def may_start_without(self) -> bool:
+        """Whether a start without what was saved is to be offered."""
+        if self.phase is Phase.ASKING:
+            return True
+        late = time.monotonic() - self.since > PATIENCE
+        return self.phase is Phase.RESTORING and (bool(self.problem) or late)
+
+    @property
+    def waits(self) -> str:
+        """What the first terminal waits for, in one line; "" where it need not be said."""
+        if self.phase is Phase.ASKING:
+            return "There are several saved states. Choose below which one to bring back."
+        if not self.may_start_without:
+            return ""
+        problem = self.problem or "still at it"
+        return (
+            f"Not brought back yet: {problem}."
+            " It goes on trying; the button below starts without it."
+        )
+
+    @property
+    def note(self) -> str:
+        """All of it in a few words; "" without a volume."""
+        if self.phase is Phase.RESTORING:
+            return f"not brought back yet; {self.problem}" if self.problem else "bringing back"
+        if self.phase in WAITS:
+            return WAITS[self.phase]
+        how = f"saved {age(time.monotonic() - self.saved)}" if self.saved else "not saved yet"
+        parts = [
+            f"{how}; {self.problem}" if self.problem else how,
+            listed("not saved", self.unmeant),
+            listed("not brought back", self.missing),
+            self.went_back,
+            "beside the earlier states" if self.beside else "",
+            self.readers if self.exposed else "",
+        ]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def unmeant(self) -> tuple[LeftOut, ...]:
+        """What is not saved though it is meant to be."""
+        return tuple(one for one in self.left_out if not one.by_rule)
+
+
+WAITS = {Phase.OFF: "", Phase.ASKING: "waits: which saved state?"}
 
 
 class Keeper:
@@ -42,173 +158,221 @@ class Keeper:
         self, settings: AppSettings, login: Callable[[], Any], every: float = EVERY
     ) -> None:
         self.settings, self._login, self._every = settings, login, every
+        phase = Phase.RESTORING if settings.volume else Phase.OFF
+        self.status = Status(phase, time.monotonic())
         self._config: Any = None
-        self._tokens: set[str] = {settings.env.get("DATABRICKS_TOKEN", "").strip()} - {""}
-        self._worker: subprocess.Popen[str] | None = None
-        self._ready = False
+        self._child: Child | None = None
+        self._known = False  # whether that process knows what was saved last
+        self._line: str | None = None  # None until it is known
+        self._state = ""  # the one that was brought back
+        self._stopping = self._told = False
+        self._wake = threading.Event()
+        self._lock = threading.Lock()  # the status and the process, together
         self._thread = threading.Thread(target=self._live, daemon=True)
-        self._restored, self._stopping, self._opened = threading.Event(), threading.Event(), False
-        self._failures = 0  # in a row
-        self._saved = 0.0  # when all was saved last, by time.monotonic()
-        self._problem = self._left_out = self._went_back = self._told = ""
+
+    # --- For the page
 
     def start(self) -> None:
         """Begin, in the background."""
-        if self.settings.volume:
+        if self.status.phase is not Phase.OFF:
             self._thread.start()
 
-    async def restored(self) -> str:
-        """Wait until what was saved is back, for as long as is reasonable.
+    async def restored(self, say: Callable[[str], None]) -> None:
+        """Wait until what was saved is back, or a person goes on without it.
 
-        Returns:
-            What to tell the user, in one line; "" for nothing.
+        Arguments:
+            say: is called with what is waited for, and with what was brought back.
         """
-        if not self.settings.volume or self._opened:
-            return ""
-        until = time.monotonic() + PATIENCE
-        while not self._restored.is_set() and self._failures < TRIES and time.monotonic() < until:
+        said = ""
+        while (status := self.status).phase in (Phase.RESTORING, Phase.ASKING):
+            if status.waits and status.waits != said:
+                said = status.waits
+                say(said)
             await asyncio.sleep(0.02)
-        self._opened = True
-        return (
-            self._told
-            if self._restored.is_set()
-            else f"Not brought back yet: {self._problem or 'still at it'}."
-        )
+        if status.restored and not self._told:
+            say(status.restored)
+        self._told = True
+
+    def start_without(self) -> None:
+        """Go on without what was saved: this run is a line of its own, beside it."""
+        with self._lock:
+            if self.status.phase not in (Phase.RESTORING, Phase.ASKING):
+                return
+            if self._child:
+                self._child.kill()  # what it would still bring back is not to land in this run
+            self._line = new_name()
+            folder = folder_of(self.settings.volume, self._line)
+            told = (
+                f"Started without what was saved, which stays. This run is saved in {folder};"
+                " the next start asks which to bring back."
+            )
+            self._set(
+                phase=Phase.SAVING, problem="", lines=(), beside=True, folder=folder, restored=told
+            )
+        self._wake.set()
+
+    def choose(self, name: str) -> None:
+        """Bring back one of `status.lines`."""
+        with self._lock:
+            if name in [line.name for line in self.status.lines]:
+                self._line = name
+                self._set(phase=Phase.RESTORING, lines=())
+        self._wake.set()
 
     def stop(self) -> None:
-        """Save once more, and end. A save that takes too long is given up, and the last state stays."""
-        self._stopping.set()
-        if self._thread.is_alive():
+        """Save once more, and end; a save that takes too long is given up."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and self.status.phase is Phase.SAVING:
             self._thread.join(LAST)
-        if self._worker:
-            self._worker.kill()
-            self._worker.wait()
+        if self._child:
+            self._child.kill()
 
     @property
     def note(self) -> str:
         """How it stands, in a few words; "" without a volume."""
-        if not self.settings.volume:
-            return ""
-        age = _age(time.monotonic() - self._saved) if self._saved else ""
-        how = f"saved {age}" if age else "not saved yet"
-        said = [
-            f"{how}; {self._problem}" if self._problem else how,
-            self._left_out,
-            self._went_back,
-        ]
-        return " · ".join(part for part in said if part)
+        return self.status.note
+
+    # --- In the background
 
     def _live(self) -> None:
-        pause, last = 0.0, False
-        while not last:
-            last = self._stopping.wait(pause)
-            back, alive = (
-                self._restored.is_set(),
-                bool(self._worker and self._worker.poll() is None),
-            )
-            if last and not (back and alive):  # nothing is known of what a save would replace
-                break
-            do = ("save" if alive else "look") if back else ("late" if self._opened else "restore")
-            try:
-                answer = self._ask(do)
-            except Exception as error:  # no network, no credentials: each may pass
-                self._config, answer = None, {"problem": one_line(error)}
-            self._learn(do, answer)
-            if answer.get("end"):
-                break
-            self._failures = self._failures + 1 if self._problem else 0
-            growing = min(self._every / 12 * 2 ** min(self._failures, 20), LONGEST)
-            pause = growing if self._failures else 0.0 if do == "look" else self._every
-        if self._worker and self._worker.stdin:
-            with suppress(OSError):  # it has ended already
-                self._worker.stdin.close()
-            self._worker.wait()
+        failures = 0
+        while (do := self._next()) is not Do.END:
+            last = self._stopping
+            answer = {} if do is Do.WAIT else self._try(do)
+            if answer:
+                self._learn(do, answer)
+                failures = failures + 1 if self.status.problem else 0
+                if last and (do is Do.SAVE or failures):
+                    break
+            if do is Do.WAIT:
+                self._sleep(None)
+            elif answer and (failures or do is not Do.LOOK):
+                self._sleep(pause_after(failures, self._every, self.status.phase))
+        if self._child:
+            self._child.end()
 
-    def _learn(self, do: str, answer: dict[str, Any]) -> None:
-        """Take in what was answered, for the line below the page and the app's log."""
-        before, self._problem = self._problem, str(answer.get("problem", ""))
-        if self._problem:
-            if self._problem != before:
-                log.warning(
-                    "Not %s: %s.",
-                    "saved" if self._restored.is_set() else "brought back",
-                    self._problem,
-                )
-            return
-        left = dict(answer["left_out"])
-        first = next(iter(left), "")
-        shown = first if first.isprintable() else ascii(first)
-        said = (
-            f"{shown} ({left[first]}){f' and {len(left) - 1} more' if len(left) > 1 else ''}"
-            if left
-            else ""
-        )
-        if said and said not in self._left_out:
-            log.warning("Left out: %s", said)
-        self._left_out = said and f"not saved: {said}"
-        if do in ("restore", "late"):
-            when = f"{str(answer['saved']).replace('T', ' ')[:16]} UTC" if answer["saved"] else ""
-            if answer["older"]:
-                self._went_back = (
-                    f"went back to {when}, the last whole state"
-                    if when
-                    else "no saved state is whole"
-                )
-            self._told = (
-                f"Brought back {answer['files']} files, as saved on {when}." if when else ""
-            )
-            self._told += f" Not brought back: {said}." if said else ""
-            self._restored.set()
-        elif do == "save":
-            self._saved = time.monotonic()
+    def _sleep(self, pause: float | None) -> None:
+        """Sleep so many seconds, or for ever, until a person has chosen or the app ends."""
+        self._wake.wait(pause)
+        self._wake.clear()
 
-    def _ask(self, do: str) -> dict[str, Any]:
-        if not self._worker or self._worker.poll() is not None:
-            self._worker = self._hire()  # it gets ready while we log in
+    def _next(self) -> Do:
+        known = self._known and self._child is not None and self._child.alive
+        return what_next(self.status.phase, known, self._stopping)
+
+    def _set(self, **changes: Any) -> None:
+        if changes.get("phase", self.status.phase) is not self.status.phase:
+            changes["since"] = time.monotonic()
+        self.status = replace(self.status, **changes)
+
+    def _try(self, do: Do) -> dict[str, Any]:
+        """Do it; {} where something else is to be done by now."""
+        try:
+            return self._ask(do)
+        except Exception as error:  # no network, no credentials: each may pass
+            self._config = None
+            return {"problem": str(error) if type(error) is RuntimeError else one_line(error)}
+
+    def _ask(self, do: Do) -> dict[str, Any]:
+        child = self._child
+        if not child or not child.alive:
+            child, self._known = Child(self.settings), False  # it gets ready while we log in
+        with self._lock:
+            self._child = child
         self._config = self._config or self._login()
-        token = bearer(self._config)
-        self._tokens.add(token)
-        given, answers = cast(IO[str], self._worker.stdin), cast(IO[str], self._worker.stdout)
-        if not self._ready:
-            self._ready = (
-                answers.readline() != ""
-            )  # only now no terminal can read what comes through the pipe
         request = {
-            "do": do,
+            "do": do.value,
+            "line": self._line,
+            "state": self._state,
+            "missing": [one.path for one in self.status.missing],
             "host": self._config.host,
-            "token": token,
-            "hidden": sorted(self._tokens),
+            "token": bearer(self._config),
+            "known": [self.settings.owner, self.settings.env.get("DATABRICKS_CLIENT_ID", "")],
         }
-        print(json.dumps(request), file=given, flush=True)
-        if not (line := answers.readline()):
-            raise RuntimeError("the process that saves has ended")
-        return dict(json.loads(line))
+        child.wait_until_ready()
+        with self._lock:
+            if self._next() is not do:
+                return {}
+            child.send(request)
+        return child.receive()
 
-    def _hire(self) -> subprocess.Popen[str]:
-        theirs = {
-            k: v
-            for k, v in self.settings.shell_env.items()
-            if not k.startswith(("DATABRICKS_", "ARM_", "AZURE_"))
-        }
-        self._ready = False
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "webapp.keep.worker",
-                str(self.settings.home),
-                self.settings.volume,
-            ],
-            env=theirs,
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a Ctrl-C is not for it
+    def _learn(self, do: Do, answer: dict[str, Any]) -> None:
+        """Take in what was answered, for the line below the page and the app's log."""
+        with self._lock:
+            if do is Do.RESTORE and self.status.phase is not Phase.RESTORING:
+                return  # of a process that was ended meanwhile
+            before, problem = self.status.problem, str(answer.get("problem", ""))
+            seen = {key: answer[key] for key in ("readers", "exposed") if key in answer}
+            self._set(problem=problem, **seen)
+            if answer.get("end"):
+                self._set(phase=Phase.ENDED)
+            if problem and problem != before:
+                what = "brought back" if do is Do.RESTORE else "saved"
+                log.warning("Not %s: %s.", what, problem)
+            if not problem:
+                {Do.RESTORE: self._opened, Do.LOOK: self._looked, Do.SAVE: self._saved}[do](answer)
+
+    def _opened(self, answer: dict[str, Any]) -> None:
+        if lines := tuple(Line(*line) for line in answer.get("lines", [])):
+            self._set(phase=Phase.ASKING, lines=lines)
+            return
+        self._line, self._state, self._known = answer["line"], answer["state"], True
+        missing = tuple(LeftOut(*one) for one in answer["missing"].items())
+        when = f"{str(answer['saved']).replace('T', ' ')[:16]} UTC" if answer["saved"] else ""
+        told = [f"Brought back {answer['files']} files, as saved on {when}."] if when else []
+        if missing:
+            told.append(
+                f"{listed('Not brought back', missing)}."
+                " What is missing stays saved, and is tried again at the next start."
+            )
+            log.warning("%s", told[-1])
+        went_back = f"went back to {when}, the last whole state" if when else NONE_WHOLE
+        self._set(
+            phase=Phase.SAVING,
+            missing=missing,
+            restored=" ".join(told),
+            went_back=went_back if answer["older"] else "",
+            folder=folder_of(self.settings.volume, self._line or MAIN),
         )
 
+    def _looked(self, answer: dict[str, Any]) -> None:
+        self._known = True
 
-def _age(seconds: float) -> str:
+    def _saved(self, answer: dict[str, Any]) -> None:
+        before = self.status.unmeant
+        left_out = tuple(LeftOut(*one) for one in answer["left_out"])
+        self._set(
+            saved=time.monotonic(),
+            files=answer["files"],
+            size=answer["size"],
+            left_out=left_out,
+            left_out_count=answer["left_out_count"],
+        )
+        if (unmeant := self.status.unmeant) and unmeant != before:
+            log.warning("%s", listed("Not saved", unmeant))
+
+
+def listed(what: str, entries: tuple[LeftOut, ...]) -> str:
+    """The first of some entries with its reason, and how many more there are; "" for none."""
+    if not entries:
+        return ""
+    first, more = entries[0], f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+    path = first.path if first.path.isprintable() else ascii(first.path)
+    return f"{what}: {path} ({first.reason}){more}"
+
+
+def describe_line(line: Line) -> str:
+    """A line of states, for whoever chooses one."""
+    when = (
+        f"{line.saved.replace('T', ' ')[:16]} UTC" if line.saved else "at a time that is not known"
+    )
+    kind = "a run that was started without it" if line.name else "the first line"
+    return f"Saved {when}, {line.files} files ({kind})"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in words."""
     minutes = int(seconds // 60)
     if minutes < 2:
         return "just now" if minutes < 1 else "a minute ago"

@@ -1,4 +1,8 @@
-"""The process that saves and restores: one request a line on stdin, one answer a line on stdout, until stdin ends."""
+"""The process that saves and restores: a request a line on stdin, until that ends.
+
+While it works on a request it writes `{"working": true}` to stdout now and then, and at last the
+answer: what was done, or `problem`.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +12,109 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import ApiClient, Config
 from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.files import FilesAPI
 
-from hermes.urls import brief_error, why_unreachable
-from webapp.keep.archive import Archive, SupersededError, TornError
+from hermes.urls import why_unreachable
+from hermes.volume import find_readers
+from webapp.keep.archive import Archive, SupersededError
+from webapp.keep.format import NewerFormatError, TornError
+from webapp.keep.lines import find_lines, folder_of, recall_choice, record_choice
+
+SHOWN = 1000  # entries of what is left out; more are counted
+PULSE = 2.0  # seconds between two signs of life
+ASKED = 600.0  # seconds between two questions about who may read the volume
 
 
-def work(
-    archive: Archive, connect: Callable[[str, str], FilesAPI], request: dict[str, Any]
-) -> dict[str, Any]:
-    """Do one thing.
+class Worker:
+    """Does what `Keeper` asks.
 
     Arguments:
-        archive: where the states are.
+        home: the home directory.
+        volume: the folder on the volume.
         connect: gives the Files API for a host and a token.
-        request: what `Keeper` asks.
-
-    Returns:
-        What was done; or `problem`, in one line, and `end` where nothing more will come of it.
+        say: sends a line.
+        workspace: gives databricks-sdk's `WorkspaceClient`; None to not ask who reads the volume.
     """
-    try:
-        files = connect(request["host"], request["token"])
-        if request["do"] == "save":
-            return vars(archive.save(files, request["hidden"]))
-        done = archive.restore(files, beside=request["do"] == "late", look=request["do"] == "look")
+
+    def __init__(
+        self,
+        home: Path,
+        volume: str,
+        connect: Callable[[str, str], FilesAPI],
+        say: Callable[[dict[str, Any]], None],
+        workspace: Callable[[str, str], Any] | None = None,
+    ) -> None:
+        self.home, self.volume = home, volume
+        self._connect, self._say, self._ask_readers = connect, say, workspace
+        self._said, self._asked = 0.0, -ASKED
+        self.archive = Archive(home, volume, self._tick)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do one thing.
+
+        Returns:
+            What was done; or `problem`, in one line, and `end` where nothing more will come of it.
+        """
+        try:
+            files = self._connect(request["host"], request["token"])
+            do = {"restore": self._restore, "look": self._look, "save": self._save}[request["do"]]
+            return do(files, request) | self._readers(request)
+        except SupersededError:
+            problem = "a newer instance of this app saves now, this one no longer does"
+            return {"problem": problem, "end": True}
+        except Exception as error:
+            return {"problem": explain(error, self.archive.folder)}
+
+    def _restore(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
+        """Bring back a line; where it is not said which, and several are there, name them."""
+        files.create_directory(self.volume)
+        lines, name = find_lines(files, self.volume), request["line"]
+        chosen = recall_choice(files, self.volume, lines) if name is None else name
+        if chosen is None:
+            return {"lines": lines}
+        if len(lines) > 1:
+            record_choice(files, self.volume, chosen, lines)
+        self.archive = Archive(self.home, folder_of(self.volume, chosen), self._tick)
+        opened = self.archive.restore(files)
         os.nice(19 - os.nice(0))  # the disk's priority follows
-        return vars(done)
-    except SupersededError:
-        return {
-            "problem": "a newer instance of this app saves now, this one no longer does",
-            "end": True,
-        }
-    except Exception as error:
-        return {"problem": explain(error, archive.folder)}
+        return asdict(opened) | {"line": chosen}
+
+    def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
+        self.archive = Archive(self.home, folder_of(self.volume, request["line"]), self._tick)
+        opened = self.archive.look(files, request["state"], request["missing"])
+        os.nice(19 - os.nice(0))
+        return asdict(opened)
+
+    def _save(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
+        saved = self.archive.save(files)
+        left_out = saved.left_out[:SHOWN]
+        return asdict(saved) | {"left_out": left_out, "left_out_count": len(saved.left_out)}
+
+    def _readers(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Who else may read the volume, where that is asked for again after a while."""
+        if not self._ask_readers or time.monotonic() < self._asked + ASKED:
+            return {}
+        self._asked = time.monotonic()
+        login = request["host"], request["token"]
+        readers = find_readers(partial(self._ask_readers, *login), self.volume, request["known"])
+        return {"readers": readers.line, "exposed": bool(readers.others)}
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._said > PULSE:
+            self._said = time.monotonic()
+            self._say({"working": True})
 
 
 def explain(error: BaseException, folder: str) -> str:
@@ -62,37 +127,51 @@ def explain(error: BaseException, folder: str) -> str:
     Returns:
         The line.
     """
-    said = brief_error(error)[:160]
+    said = " ".join(str(error).split())[:160]
     cause = error.__cause__ or error
-    code = str(getattr(error, "error_code", "") or "")
+    if isinstance(error, TornError | NewerFormatError):
+        return said
+    if isinstance(error, DatabricksError):
+        return _explain_refusal(error, said, folder)
+    if isinstance(cause, OSError):
+        return _explain_system(cause)
+    return f"{type(error).__name__}: {said}"
+
+
+def _explain_refusal(error: DatabricksError, said: str, folder: str) -> str:
+    code = str(error.error_code or "")
     if isinstance(error, PermissionDenied | Unauthenticated):
         return f"no permission on {folder}: the app needs WRITE VOLUME there ({said})"
     if isinstance(error, NotFound):
         return f"{folder} is not there ({said})"
     if "EXHAUSTED" in code or "QUOTA" in code or "not enough space" in said:
         return f"no space left on the volume ({said})"
-    if isinstance(error, TornError):
-        return said
-    if isinstance(error, DatabricksError):
-        return f"Databricks answers: {said or code}"
-    if isinstance(cause, OSError) and cause.errno == 28:  # ENOSPC
+    return f"Databricks answers: {said or code}"
+
+
+def _explain_system(error: OSError) -> str:
+    if error.errno == 28:  # ENOSPC
         return "no space left on the app's own disk"
-    if isinstance(cause, OSError):
-        return (
-            f"{cause.strerror} on the app's own disk"
-            if cause.strerror
-            else f"the network: {why_unreachable(cause)}"
-        )
-    return f"{type(error).__name__}: {said}"
+    if error.strerror:
+        return f"{error.strerror} on the app's own disk"
+    return f"the network: {why_unreachable(error)}"
 
 
 @lru_cache(maxsize=1)
-def _connect(host: str, token: str) -> FilesAPI:
-    # The plain API, to the workspace alone: packs are too small to be sent in parts, or to presigned URLs elsewhere.
-    config = Config(
+def connect(host: str, token: str) -> FilesAPI:
+    """The plain Files API: packs are too small for parts, or for presigned URLs elsewhere."""
+    return FilesAPI(ApiClient(_config(host, token)))  # type: ignore[no-untyped-call]
+
+
+def workspace(host: str, token: str) -> WorkspaceClient:
+    """The workspace's other APIs."""
+    return WorkspaceClient(config=_config(host, token))
+
+
+def _config(host: str, token: str) -> Config:
+    return Config(
         host=host, token=token, auth_type="pat", http_timeout_seconds=30, retry_timeout_seconds=5
     )
-    return FilesAPI(ApiClient(config))  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
@@ -100,14 +179,17 @@ def main() -> None:
     with suppress(AttributeError, OSError):  # not on Linux
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: no terminal may read the token from here
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the app says when it ends
-    logging.getLogger("databricks.sdk").setLevel(
-        logging.ERROR
-    )  # it warns of what older workspaces do not have
+    # It warns of what older workspaces do not have.
+    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     print("ready", flush=True)
-    archive = Archive(Path(sys.argv[1]), sys.argv[2])
+
+    def say(answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), flush=True)
+
     with suppress(BrokenPipeError):  # the app was killed
+        worker = Worker(Path(sys.argv[1]), sys.argv[2], connect, say, workspace)
         for line in sys.stdin:
-            print(json.dumps(work(archive, _connect, json.loads(line))), flush=True)
+            say(worker.answer(json.loads(line)))
 
 
 if __name__ == "__main__":

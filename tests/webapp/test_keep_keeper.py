@@ -1,0 +1,364 @@
+"""When it is brought back and saved, and what is said of it: the keeper, without a workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hermes.urls import SettingError
+from tests.served import until
+from webapp.keep import child
+from webapp.keep.child import Child
+from webapp.keep.keeper import Do, Keeper, Phase, Status, pause_after, what_next
+from webapp.keep.lines import Line
+from webapp.keep.selection import LeftOut
+from webapp.settings import read_settings
+
+PATH = "/Volumes/main/hermes/state"
+LOGIN = SimpleNamespace(host="https://h", authenticate=lambda: {"Authorization": "Bearer t"})
+OPENED = {"line": "", "state": "", "saved": "", "older": False, "files": 0, "missing": {}}
+SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
+
+
+@pytest.mark.parametrize(
+    ("phase", "known", "stopping", "do"),
+    [
+        (Phase.OFF, False, False, Do.END),
+        (Phase.RESTORING, False, False, Do.RESTORE),
+        (Phase.RESTORING, False, True, Do.END),
+        (Phase.ASKING, False, False, Do.WAIT),
+        (Phase.ASKING, False, True, Do.END),
+        (Phase.SAVING, True, False, Do.SAVE),
+        (Phase.SAVING, True, True, Do.SAVE),
+        (Phase.SAVING, False, False, Do.LOOK),
+        (Phase.SAVING, False, True, Do.LOOK),
+        (Phase.ENDED, True, True, Do.END),
+    ],
+)
+def test_what_is_done_next(phase: Phase, known: bool, stopping: bool, do: Do) -> None:
+    assert what_next(phase, known, stopping) is do
+
+
+def test_pauses_grow_while_it_fails() -> None:
+    saving = [pause_after(n, 60, Phase.SAVING) for n in range(10)]
+    assert saving == [60, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    assert max(pause_after(n, 60, Phase.RESTORING) for n in range(1, 50)) == 30
+
+
+ODD, ENV = LeftOut("projects/odd", "a FIFO"), LeftOut("projects/.env", "a credential", by_rule=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "note"),
+    [
+        (Status(Phase.OFF), ""),
+        (Status(Phase.RESTORING), "bringing back"),
+        (Status(Phase.RESTORING, problem="full"), "not brought back yet; full"),
+        (Status(Phase.ASKING), "waits: which saved state?"),
+        (Status(Phase.SAVING), "not saved yet"),
+        (Status(Phase.SAVING, problem="full"), "not saved yet; full"),
+        (Status(Phase.SAVING, left_out=(ENV,)), "not saved yet"),
+        (Status(Phase.SAVING, readers="not known"), "not saved yet"),
+        (
+            Status(Phase.SAVING, left_out=(ODD, ODD, ENV), beside=True),
+            "not saved yet \u00b7 not saved: projects/odd (a FIFO) and 1 more \u00b7 beside the earlier states",
+        ),
+        (
+            Status(
+                Phase.SAVING,
+                missing=(LeftOut("a\nb", "full"),),
+                went_back="w",
+                readers="r",
+                exposed=True,
+            ),
+            "not saved yet \u00b7 not brought back: 'a\\nb' (full) \u00b7 w \u00b7 r",
+        ),
+    ],
+)
+def test_how_it_stands_is_one_line(status: Status, note: str) -> None:
+    assert status.note == note
+
+
+def test_when_it_was_saved_is_told_in_words() -> None:
+    now = time.monotonic()
+    ages = [Status(Phase.SAVING, saved=now - s).note for s in (1, 61, 600, 7300)]
+    assert ages == [
+        "saved just now",
+        "saved a minute ago",
+        "saved 10 minutes ago",
+        "saved 2 hours ago",
+    ]
+
+
+class Scripted:
+    """Stands in for the process that saves: it gives these answers, one after the other, then waits."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers, self.asked, self.alive = answers, list[dict[str, Any]](), True
+
+    def __call__(self, settings: object) -> Scripted:
+        self.alive = True
+        return self
+
+    def wait_until_ready(self) -> None:
+        pass
+
+    def send(self, request: dict[str, Any]) -> None:
+        self.asked.append(request)
+
+    def receive(self) -> dict[str, Any]:
+        answer = self.answers.pop(0) if self.answers else {"problem": "no more answers"}
+        if isinstance(answer, Exception):
+            self.alive = False
+            raise answer
+        return dict(answer() if callable(answer) else answer)
+
+    def kill(self) -> None:
+        self.alive = False
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Keeper, Scripted]]:
+    """Makes a keeper and its process, from the answers."""
+
+    def make(*answers: Any) -> tuple[Keeper, Scripted]:
+        process = Scripted(list(answers))
+        monkeypatch.setattr("webapp.keep.keeper.Child", process)
+        settings = read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH})
+        return Keeper(settings, lambda: LOGIN, every=0.01), process
+
+    return make
+
+
+def reach(keeper: Keeper, phase: Phase) -> None:
+    until(lambda: keeper.status.phase is phase, lambda: f"it is {keeper.status}")
+
+
+def terminal(keeper: Keeper) -> list[str]:
+    """What the first terminal says before it opens."""
+    said: list[str] = []
+    asyncio.run(asyncio.wait_for(keeper.restored(said.append), 20))
+    return said
+
+
+def test_no_terminal_opens_before_it_is_known_what_was_saved(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    opened = OPENED | {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
+    opened["missing"] = {"projects/a": "No space left on device"}
+    keeper, process = scripted({"problem": "no route"}, {"problem": "no route"}, opened, SAVED)
+    waiting = asyncio.new_event_loop()
+    keeper.start()
+    said = terminal(keeper)
+    waiting.close()
+    assert said == [
+        "Not brought back yet: no route. It goes on trying; the button below starts without it.",
+        "Brought back 7 files, as saved on 2026-01-02 03:04 UTC. Not brought back: projects/a"
+        " (No space left on device). What is missing stays saved, and is tried again at the next start.",
+    ]
+    assert terminal(keeper) == []  # once
+    until(lambda: keeper.status.saved, lambda: "it does not save")
+    assert keeper.status.went_back == "went back to 2026-01-02 03:04 UTC, the last whole state"
+    assert [request["do"] for request in process.asked[:4]] == ["restore"] * 3 + ["save"]
+    keeper.stop()
+
+
+def test_a_start_without_it_ends_what_brings_back_and_is_a_line_of_its_own(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    def meanwhile() -> dict[str, Any]:
+        keeper.start_without()
+        assert not process.alive  # nothing comes back into this run
+        return OPENED | {"saved": "2026-01-02T03:04:05", "files": 7}
+
+    keeper, process = scripted({"problem": "no route"}, meanwhile, OPENED, SAVED)
+    keeper.start()
+    (said,) = [line for line in terminal(keeper) if line.startswith("Started")]
+    until(lambda: keeper.status.saved, lambda: "it does not save")
+    assert keeper.status.beside
+    assert keeper.status.folder.startswith(f"{PATH}/line-")
+    assert keeper.status.folder in said
+    look = process.asked[2]
+    assert look["do"] == "look"
+    assert keeper.status.folder == f"{PATH}/{look['line']}"
+    keeper.start_without()  # too late for another one
+    assert keeper.status.folder.endswith(look["line"])
+    keeper.stop()
+
+
+def test_which_line_to_bring_back_is_asked(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    lines: list[list[Any]] = [["line-x", "2026-01-02", 3], ["", "2026-01-01", 2]]
+    keeper, process = scripted({"lines": lines}, OPENED | {"line": "line-x"}, SAVED)
+    keeper.start()
+    reach(keeper, Phase.ASKING)
+    assert keeper.status.lines == tuple(Line(*line) for line in lines)
+    keeper.choose("of nobody")
+    assert keeper.status.phase is Phase.ASKING
+    keeper.choose("line-x")
+    until(lambda: keeper.status.saved, lambda: "it does not save")
+    assert [(one["do"], one["line"]) for one in process.asked[:3]] == [
+        ("restore", None),
+        ("restore", "line-x"),
+        ("save", "line-x"),
+    ]
+    keeper.stop()
+
+
+def test_a_process_that_ends_has_a_successor_that_knows_what_is_missing(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    opened = OPENED | {"state": "state-1", "missing": {"projects/a": "full"}}
+    keeper, process = scripted(opened, SAVED, RuntimeError("it ended"), OPENED, SAVED)
+    keeper.start()
+    until(lambda: len(process.asked) > 4, lambda: f"asked: {process.asked}")
+    assert [one["do"] for one in process.asked[:5]] == ["restore", "save", "save", "look", "save"]
+    assert process.asked[3]["state"] == "state-1"
+    assert process.asked[3]["missing"] == ["projects/a"]
+    keeper.stop()
+
+
+def test_a_newer_instance_ends_it(scripted: Callable[..., tuple[Keeper, Scripted]]) -> None:
+    keeper, _ = scripted(OPENED, {"problem": "a newer instance saves", "end": True})
+    keeper.start()
+    reach(keeper, Phase.ENDED)
+    assert keeper.note == "not saved yet; a newer instance saves"
+
+
+def test_a_login_that_failed_is_made_anew(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    keeper, _ = scripted(OPENED, SAVED)
+    logins = iter([SimpleNamespace(host="h", authenticate=lambda: {}), LOGIN])
+    keeper._login = lambda: next(logins)
+    keeper.start()
+    until(lambda: keeper.status.saved, lambda: "it does not save")
+    keeper.stop()
+
+
+# --- The process itself ------------------------------------------------------
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Child]:
+    """Makes a process that saves, of a program that plays it; the first line it prints is that it is ready."""
+    real = subprocess.Popen
+
+    def make(program: str, **more: str) -> Child:
+        def start(command: list[str], **options: Any) -> Any:
+            given.update(options)
+            return real([sys.executable, "-c", f"print('ready', flush=True)\n{program}"], **options)
+
+        monkeypatch.setattr(subprocess, "Popen", start)
+        env = {"HOME": str(tmp_path), "HERMES_VOLUME": PATH, "PATH": "/bin"} | more
+        return Child(read_settings(env))
+
+    given = dict[str, Any]()
+    make.given = given  # type: ignore[attr-defined]
+    return make
+
+
+SILENT = "import sys, time\nfor line in sys.stdin: time.sleep(60)"
+WORKING = """import json, sys, time
+for line in sys.stdin:
+    for _ in range(8):
+        print('{"working": true}', flush=True)
+        time.sleep(0.1)
+    print('{"done": 1}', flush=True)"""
+
+
+def test_a_process_that_does_not_answer_is_ended(
+    played: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = played(SILENT)
+    process.wait_until_ready()
+    monkeypatch.setattr(child, "SILENCE", 0.5)
+    process.send({"do": "save"})
+    with pytest.raises(RuntimeError, match=r"did not answer for 0 s, and is started anew"):
+        process.receive()
+    assert not process.alive
+
+
+def test_a_process_that_shows_signs_of_life_may_take_its_time(
+    played: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = played(WORKING)
+    process.wait_until_ready()
+    monkeypatch.setattr(child, "SILENCE", 0.6)
+    process.send({"do": "save"})
+    assert process.receive() == {"done": 1}
+    process.end()
+
+
+@pytest.mark.parametrize("program", ["", "print('x' * 2000, end='', flush=True); input()"])
+def test_a_process_that_ends_or_says_too_much_is_ended(
+    played: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(child, "LONGEST_LINE", 1000)
+    process = played(program)
+    process.wait_until_ready()
+    with pytest.raises(RuntimeError, match="has ended, and is started anew"):
+        process.receive()
+    assert not process.alive
+
+
+def test_the_process_that_saves_inherits_no_credentials(played: Any) -> None:
+    secrets = ("DATABRICKS_CLIENT_SECRET", "ARM_CLIENT_SECRET", "AZURE_SECRET", "DATABRICKS_TOKEN")
+    process = played("", **dict.fromkeys(secrets, "s"), KEPT="k")
+    process.kill()
+    assert played.given["env"]["KEPT"] == "k"
+    assert "s" not in played.given["env"].values()
+
+
+# --- The setting -------------------------------------------------------------
+
+
+@pytest.mark.fault("hostile settings")
+@pytest.mark.parametrize(
+    "value",
+    [
+        "main.hermes.state",
+        "/Volumes/a/b",
+        "/volumes/a/b/c",
+        "/Volumes/a/b/c/../d",
+        "/Volumes/a/b/c/./d",
+        "/Volumes/a/b/c/..",
+        "/Volumes/a//c",
+        "x",
+        "/",
+        "/Volumes/a/b/c d\n/e",
+    ],
+)
+def test_a_volume_that_cannot_be_used_is_one_line(value: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingError,
+        match=r"^HERMES_VOLUME: .* is not valid; expected /Volumes/<catalog>/<schema>/<volume>",
+    ):
+        read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "volume"),
+    [
+        ("/Volumes/a/b/c", "/Volumes/a/b/c"),
+        (" /Volumes/a/b/c/ ", "/Volumes/a/b/c"),
+        ("/Volumes/a/b/c/d/e f", "/Volumes/a/b/c/d/e f"),
+        ("/Volumes/a/b/c/.d", "/Volumes/a/b/c/.d"),
+    ],
+)
+def test_a_volume_or_a_folder_of_it_will_do(value: str, volume: str, tmp_path: Path) -> None:
+    assert read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": value}).volume == volume

@@ -1,0 +1,102 @@
+"""A file's content as it is saved: regular files within a bound, databases whole at any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+LOCKED = 5.0  # seconds that a locked database is waited for
+
+
+class LeftOutError(Exception):
+    """Why a file is not saved, in a few words."""
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Read a regular file; anything else, such as a FIFO, is not waited for.
+
+    Arguments:
+        path: not followed where it is a link.
+        most: bytes.
+
+    Raises:
+        LeftOutError: where it is something else, or larger.
+        OSError: where it cannot be read.
+    """
+    with open(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
+    ) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise LeftOutError("not a regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise LeftOutError(
+            f"over {most // 2**20} MB" if most >= 2**20 else f"over {most // 2**10} kB"
+        )
+    return data
+
+
+def head(path: Path, size: int) -> bytes:
+    """The first bytes of a regular file; b"" where it is none or cannot be read."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError), open(os.open(path, flags), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file.read(size)
+    return b""
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is an SQLite database, by its first bytes."""
+    return head(path, 16) == b"SQLite format 3\0"
+
+
+def side_files(full: Path) -> Iterator[os.stat_result]:
+    """The logs beside a file that may be a database."""
+    for suffix in ("-wal", "-journal"):
+        with suppress(OSError):
+            yield os.lstat(f"{full}{suffix}")
+
+
+def last_change(full: Path, info: os.stat_result) -> int:
+    """When a file was changed last, in nanoseconds; a database, by its log too."""
+    return max([info.st_mtime_ns, *(beside.st_mtime_ns for beside in side_files(full))])
+
+
+def copy_database(full: Path, copy: Path, most: int) -> bytes:
+    """A database's bytes through SQLite's own backup, whole also while it is written to.
+
+    Arguments:
+        full: the database.
+        copy: a file to make and remove again.
+        most: bytes.
+
+    Raises:
+        LeftOutError: where it is too large, or what is beside it is no log.
+        OSError: where it is locked for long, or cannot be copied.
+    """
+    if not all(stat.S_ISREG(beside.st_mode) for beside in side_files(full)):
+        raise LeftOutError("a database whose log is not a regular file")
+    copy.unlink(missing_ok=True)
+    until = time.monotonic() + LOCKED
+
+    def give_up(status: int, remaining: int, total: int) -> None:
+        if status in (5, 6) and time.monotonic() > until:  # SQLITE_BUSY, SQLITE_LOCKED
+            raise OSError(errno.EBUSY, "a database that is locked")
+
+    try:
+        with (
+            closing(sqlite3.connect(f"{full.as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target, progress=give_up)
+        return read_regular(copy, most)
+    except sqlite3.Error as error:
+        raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
+    finally:
+        copy.unlink(missing_ok=True)

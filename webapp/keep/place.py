@@ -1,0 +1,127 @@
+"""A saved state into the home directory: only where it may be, and where nothing newer is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+import zlib
+from pathlib import Path
+
+from webapp.keep.content import is_sqlite, last_change
+from webapp.keep.format import BLOCK, File, Folder, Link, State, Tree
+from webapp.keep.selection import Rules
+
+# For what could not be put back once, and whose place is taken meanwhile.
+ASIDE = "projects/brought-back"
+
+
+class Placer:
+    """Puts a state's files in their places; what cannot be put is named, with the reason.
+
+    Arguments:
+        home: the home directory.
+        state: what was saved.
+        packs: a folder with the state's packs, on the same disk.
+    """
+
+    def __init__(self, home: Path, state: State, packs: Path) -> None:
+        self.home, self.state, self.packs = home, state, packs
+        self.missing: dict[str, str] = {}  # path: reason
+        self.carried = Tree()  # the entries of these paths
+        self._rules = Rules()
+        self._checked: set[str] = set()  # folders that are there, and no link leads elsewhere
+
+    def put(self) -> None:
+        """Put everything where it belongs; see `missing` and `carried` after it."""
+        for entry in self.state.tree:
+            self._try(entry, entry.path)
+        taken = {entry.path for entry in self.state.tree}
+        for entry in self.state.carried:
+            aside = entry.path in taken and not isinstance(entry, Folder)
+            self._try(entry, f"{ASIDE}/{entry.path}" if aside else entry.path)
+
+    def _try(self, entry: Folder | File | Link, path: str) -> None:
+        try:
+            self._put(entry, path)
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            zlib.error,
+        ) as error:
+            self.missing[entry.path] = getattr(error, "strerror", None) or type(error).__name__
+            self.carried.add(entry)
+
+    def _put(self, entry: Folder | File | Link, path: str) -> None:
+        parts = path.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise OSError(errno.EPERM, "not a path below the home directory")
+        for depth in range(1, len(parts)):
+            self._enter("/".join(parts[:depth]))
+        if why := self._rules.forbidden(path, isinstance(entry, Folder)):
+            raise OSError(errno.EPERM, why)
+        full = self.home / path
+        if isinstance(entry, Folder):
+            self._put_folder(entry, full)
+        elif isinstance(entry, File):
+            self._put_file(entry, full)
+        elif not os.path.lexists(full):
+            os.symlink(entry.target, full)
+
+    def _enter(self, path: str) -> None:
+        """See that a folder is there, and is one: what is below a link would land elsewhere."""
+        if path in self._checked:
+            return
+        if why := self._rules.forbidden(path, True):
+            raise OSError(errno.EPERM, why)
+        full = self.home / path
+        if "/" in path and full.is_symlink():
+            raise OSError(errno.ELOOP, "below a link")
+        full.mkdir(exist_ok=True)
+        self._checked.add(path)
+
+    def _put_folder(self, folder: Folder, full: Path) -> None:
+        if not os.path.lexists(full):
+            full.mkdir()
+            full.chmod(folder.mode & 0o777 | 0o700)
+        elif not full.is_dir():
+            raise FileExistsError(errno.EEXIST, "something else is in its place")
+
+    def _put_file(self, file: File, full: Path) -> None:
+        if os.path.lexists(full):
+            info = full.lstat()
+            if not stat.S_ISREG(info.st_mode):
+                raise FileExistsError(errno.EEXIST, "something else is in its place")
+            if last_change(full, info) >= file.mtime:
+                return
+        handle, name = tempfile.mkstemp(dir=self.packs)
+        try:
+            with open(handle, "wb") as target:
+                for block in file.blocks:
+                    data = self._block(block)
+                    if len(data) == BLOCK and not any(data):
+                        target.seek(BLOCK, os.SEEK_CUR)  # sparse, as it may have been
+                    else:
+                        target.write(data)
+                if target.tell() != file.size:
+                    raise ValueError("its blocks are not of its size")
+                target.truncate()
+            os.chmod(name, file.mode & 0o777)
+            os.utime(name, ns=(file.mtime, file.mtime))
+            for suffix in ("-wal", "-shm", "-journal") if is_sqlite(full) else ():
+                Path(f"{full}{suffix}").unlink(missing_ok=True)  # of the database that goes
+            os.replace(name, full)
+        except BaseException:
+            os.unlink(name)  # it takes room that another file may need
+            raise
+
+    def _block(self, block: str) -> bytes:
+        at = self.state.blocks[block]
+        with open(self.packs / at.pack, "rb") as source:
+            source.seek(at.offset)
+            return zlib.decompressobj().decompress(source.read(at.length), BLOCK)
