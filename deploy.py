@@ -43,6 +43,7 @@ from hermes.learnt import Learnt
 from hermes.report import chosen, table, verdict
 from hermes.settings import read_home
 from hermes.urls import SettingError, brief_error, why_unreachable
+from hermes.volume import find_readers
 
 ROOT = Path(__file__).resolve().parent
 
@@ -112,6 +113,8 @@ def deploy_app(target: Target, options: Options) -> int:
     if app:
         limit_instances(target, app)
     give_resources(target, app, resources)
+    if volume:
+        say_readers(target, app, volume)
     deploy(target, app, upload(target, files, given.settings, old))
     print((app and app.url) or target.page)
     return 0
@@ -133,6 +136,13 @@ def say_proof(proof: Proof) -> bool:
         return True
     print(f"{table(proof.settings, proof.answers)}\nNot served: {verdict(proof)}", file=sys.stderr)
     return False
+
+
+def say_readers(target: Target, app: App | None, volume: str) -> None:
+    """Say who else may read what the app will save."""
+    principal = (app and app.service_principal_client_id) or ""
+    if line := find_readers(lambda: target.client, volume, [principal]).line:
+        say("Volume", line)
 
 
 def models_of(proof: Proof | None) -> list[str]:

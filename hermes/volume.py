@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hermes.urls import brief_error
+
 PAGES = 10  # of grants, at most
 READ = {"READ_VOLUME", "ALL_PRIVILEGES"}
 NAMED = 3  # readers in a line
@@ -62,8 +64,7 @@ def find_readers(connect: Callable[[], Any], path: str, known: Collection[str] =
         owner = str(client.volumes.read(name).owner or "")
         grants = list(_grants(client, name))
     except Exception as error:  # no right to ask, no network: it is said, and nothing hangs on it
-        words = " ".join(str(error).split("Config:")[0].split())[:120]
-        return Readers(problem=words or type(error).__name__)
+        return Readers(problem=brief_error(error))
     meant = {one.lower() for one in (me, *known)}
     found = [_Grant(owner, "READ_VOLUME", " (its owner)"), *grants] if owner else grants
     others = [

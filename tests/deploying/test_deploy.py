@@ -524,6 +524,19 @@ def test_a_volume_is_bound_and_named_to_the_app(door: Door, apps: Apps) -> None:
     assert apps.changes == []
 
 
+def test_who_else_may_read_the_volume_is_said(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    rights = apps.grants.setdefault(("volume", "main.default.home"), {})
+    rights |= {ME: {"READ_VOLUME"}, PRINCIPAL: {"READ_VOLUME", "WRITE_VOLUME"}}
+    assert "Volume:" not in door(VOLUME="main.default.home")[1]
+    rights["account users"] = {"READ_VOLUME"}
+    assert "Volume:    readable by others: account users\n" in door(VOLUME="main.default.home")[1]
+    apps.fault = lambda call: (
+        error(403, "PERMISSION_DENIED", "no") if "effective" in call.path else None
+    )
+    assert "Volume:    who else may read the volume is not known (no)\n" in door()[1]
+
+
 def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
     apps.volumes.add("main.default.home")
     assert door(SET="HERMES_VOLUME=/Volumes/main/default/home/mine")[0] == 0

@@ -50,7 +50,7 @@ VOLUME = Volume()
         ),
         (
             replace(VOLUME, forbidden=True),
-            Readers(problem="Volume 'main.hermes.state' does not exist."),
+            Readers(problem="Volume 'main.hermes.state' does not exist"),
         ),
         (
             replace(VOLUME, grants={f"u{n}": [READ] for n in range(20)}),

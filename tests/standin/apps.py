@@ -375,7 +375,8 @@ class Apps:
         name = call.path.rpartition("/")[2]
         if name not in self.volumes:
             return error(404, "VOLUME_DOES_NOT_EXIST", f"Volume '{name}' does not exist.")
-        return 200, {"full_name": name, "name": name.rpartition(".")[2], "volume_type": "MANAGED"}
+        short = name.rpartition(".")[2]
+        return 200, {"full_name": name, "name": short, "volume_type": "MANAGED", "owner": self.me}
 
     def _rights(self, call: Call) -> Answer:
         """What a principal may do with something, rights from above it included."""
@@ -383,13 +384,19 @@ class Apps:
         there = {"system": "CATALOG", "system.ai": "SCHEMA"} | dict.fromkeys(
             self.services, "MODEL_SERVICE"
         )
+        there |= dict.fromkeys(self.volumes, "volume")
         if there.get(name) != kind:
             return error(404, "RESOURCE_DOES_NOT_EXIST", f"{kind} '{name}' does not exist.")
         above = [(kind, name), *(("SCHEMA", "system.ai"),) * (kind == "MODEL_SERVICE")]
-        who = call.query["principal"]
-        held = set().union(*(self.grants.get(one, {}).get(who, set()) for one in above))
-        privileges = [{"privilege": right} for right in sorted(held)]
-        return 200, {"privilege_assignments": [{"principal": who, "privileges": privileges}]}
+        asked = (
+            [call.query["principal"]] if "principal" in call.query else self.grants.get(above[0])
+        )
+        found = []
+        for who in asked or []:
+            held = set().union(*(self.grants.get(one, {}).get(who, set()) for one in above))
+            privileges = [{"privilege": right} for right in sorted(held)]
+            found.append({"principal": who, "privileges": privileges})
+        return 200, {"privilege_assignments": found}
 
 
 def _form(call: Call) -> dict[str, Any]:
