@@ -418,7 +418,7 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         if viewport:
             page.set_viewport_size(viewport)  # type: ignore[arg-type]
         prompt(page)
-        line(page, "AI Gateway")
+        line(page, "databricks-claude-opus-4-6 · direct")
         page.keyboard.press("Control+Shift+G")
         routes = dialog(page, "Routes")
         expect(routes).to_contain_text(f"{OPUS_4_7} does not answer: until it does, Hermes uses")
