@@ -15,7 +15,7 @@ endif
 PYTEST ?= $(RUN) -m pytest
 STANDIN = $(RUN) -m tests.standin --home $(DEMO) $(STANDIN_OPTIONS) --
 
-.PHONY: help demo app check deploy status undeploy coda test lint bench pin clean
+.PHONY: help demo app check report deploy status undeploy coda test lint bench pin clean
 .DEFAULT_GOAL := demo
 
 define HELP
@@ -23,6 +23,7 @@ make demo                  the app on a workspace that runs on this machine; Ctr
 make demo Q="hello"        one question to Hermes on that workspace, and its answer
 make app                   the app on this machine, on your workspace; Ctrl-C ends it
 make check                 what each route of your workspace says; writes nothing
+make report                what your workspace refuses, as a table and a file for an issue: YES=1
 make deploy                the app on Databricks: PROFILE= HOST= APP= SET= VOLUME= DRY=1 FORCE=1
 make status, undeploy      shows that app, deletes it: PROFILE= HOST= APP=
 make coda CODA=../coda     puts the fix into a checkout of CODA; UNDO=1 takes it out again
@@ -56,10 +57,11 @@ WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
 app: $(DEMO)/.local/bin/hermes
 	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) app.py; else exec $(RUN) app.py; fi
 
-check: .venv/ready
+report: ANSWER := $(if $(filter 1,$(YES)),--yes)
+check report: .venv/ready
 	@mkdir -p $(DEMO)
-	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) setup_hermes.py --check; \
-	else exec $(RUN) setup_hermes.py --check; fi
+	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) setup_hermes.py --$@ $(ANSWER); \
+	else exec $(RUN) setup_hermes.py --$@ $(ANSWER); fi
 
 coda: export FOLDER = $(value CODA)
 coda: .venv/ready

@@ -2,7 +2,12 @@
 
     python setup_hermes.py            installs, resolves, proves, writes, reports
     python setup_hermes.py --check    proves and reports, writes nothing
- Exit codes: 0 done (with --check: Hermes will answer), 1 Hermes cannot work (--check: nothing
+    python setup_hermes.py --report   asks the workspace what is believed of Databricks, and says so
+
+With --report it says first what that costs, and asks; --yes after it answers that, and writes
+hermes-report.json for an issue.
+
+Exit codes: 0 done (with --check: Hermes will answer), 1 Hermes cannot work (--check: nothing
 answers), 2 bad settings.
 """
 
@@ -28,10 +33,12 @@ from hermes.install import (
 from hermes.installed import notes
 from hermes.learnt import read_learnt
 from hermes.login import load_settings
-from hermes.report import chosen, problem, substitution, table, verdict
+from hermes.report import NOT_LOGGED_IN, chosen, problem, substitution, table, verdict
 from hermes.settings import read_flag
+from hermes.survey_text import report_workspace
 from hermes.urls import SettingError
 
+COMMANDS: tuple[list[str], ...] = ([], ["--check"], ["--report"], ["--report", "--yes"])
 __all__ = ["main", "refresh_token"]  # CODA's token rotator finds `refresh_token` here
 
 
@@ -39,7 +46,7 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     """Run the program.
 
     Arguments:
-        argv: the arguments: none, or `--check`.
+        argv: the arguments: none, `--check`, `--report` or `--report --yes`.
         env: the environment.
 
     Returns:
@@ -49,14 +56,16 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         print(__doc__)
         return 0
     try:
-        if argv not in ([], ["--check"]):
+        if argv not in COMMANDS:
             raise SettingError(
                 f"setup_hermes.py: {' '.join(argv)[:100]!r} is not valid;"
-                " expected no argument or --check"
+                " expected no argument, --check or --report"
             )
         if not read_flag(env, "ENABLE_HERMES"):
             print("Hermes is turned off (ENABLE_HERMES); nothing was touched.")
             return 0
+        if argv[:1] == ["--report"]:
+            return report_workspace(load_settings(env), yes="--yes" in argv)
         return _check(env) if argv else _setup(env)
     except SettingError as error:
         print(error, file=sys.stderr)
@@ -105,7 +114,7 @@ def _check(env: Mapping[str, str]) -> int:
     """Prove the routes and print what they said; writes nothing."""
     settings = load_settings(env)
     if not settings.token:
-        print("No Databricks token: set DATABRICKS_TOKEN, or log in with the Databricks CLI.")
+        print(NOT_LOGGED_IN)
         return 1
     proof = prove(settings, read_learnt(settings.home), ask_direct=True)
     if settings.origin:

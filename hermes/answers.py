@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from hermes.routes import Place
 from hermes.urls import as_dict, as_json
@@ -269,3 +270,17 @@ def message_of(body: bytes) -> str:
     if not words and isinstance(nested, str):
         words = nested
     return str(words or body.decode("utf-8", "replace"))
+
+
+def limits_in(said: str, marks: object) -> dict[str, Any]:
+    """What a refusal says of a place's limits, as `learnt.json` has it; {} where it says nothing.
+
+    Arguments:
+        said: the words of the refusal.
+        marks: where cache marks went in the request: "all", "no-tools" or "none".
+    """
+    if cap := re.search(r"cannot exceed (\d{1,7})\b", said):
+        return {"max_tokens": int(cap[1])}
+    if "cache_control" in said and marks != "none":
+        return {"cache": "no-tools" if "tool_result" in said and marks == "all" else "none"}
+    return {}

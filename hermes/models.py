@@ -22,6 +22,7 @@ CLAUDES, OTHERS = ("opus", "sonnet", "haiku"), ("gpt", "gemini")  # tiers, best 
 # By the end of a route's base URL, the API type that a model must have there.
 # Source: databricks-sdk 0.156 catalog.ModelService.supported_api_types, unity-gateway 53
 TYPES = {"/mlflow/v1": "mlflow/v1/chat/completions", "/openai/v1": "openai/v1/chat/completions"}
+MODEL_SERVICES = "/api/2.1/unity-catalog/model-services"
 PAGE_SIZES = (100, 25, 5)  # some workspaces take no larger page: unity-gateway 345
 PAGES = 40  # of the list of model services, at most
 
@@ -189,7 +190,7 @@ def list_services(get: Get, host: str) -> Services:
         query = {"parent": "schemas/system.ai", "page_size": sizes[0]}
         more = {"page_token": token} if token else {}
         try:
-            url = f"{host}/api/2.1/unity-catalog/model-services?{urlencode(query | more)}"
+            url = f"{host}{MODEL_SERVICES}?{urlencode(query | more)}"
             status, body = get(url)
         except (OSError, ValueError):
             break

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import replace
 from typing import Any
 
 from hermes import provider
-from hermes.answers import Answer, Outcome, choices, read_answer
+from hermes.answers import Answer, Outcome, choices, limits_in, read_answer
 from hermes.client import Client
 from hermes.learnt import Facts, Learnt
 from hermes.routes import Place
@@ -77,7 +76,7 @@ class Prover:
             answer, facts = self._ask_for_less(place, facts, answer)
         if answer.serves:
             self._models.setdefault(place.model, {})[place.base_url] = facts
-            return replace(answer, note=_limits(facts))
+            return replace(answer, note=describe_limits(facts))
         return answer
 
     def _insist(self, place: Place, facts: Facts) -> Answer:
@@ -138,7 +137,12 @@ class Prover:
                 return False
             facts["workspace_id"] = self._workspace_id
             return True
-        return answer.status == 400 and _learn_limit(facts, answer.said)
+        if answer.status != 400:
+            return False
+        limits = limits_in(answer.said, facts.get("cache", "none"))
+        news = {key: value for key, value in limits.items() if facts.get(key) != value}
+        facts |= news
+        return bool(news)
 
 
 # A turn with a finished tool round, as Hermes has it after its first tool call.
@@ -180,20 +184,7 @@ def _question(place: Place, facts: Facts) -> dict[str, Any]:
     return question | {provider.cap_field(model): CAP} | adapted
 
 
-def _learn_limit(facts: Facts, message: str) -> bool:
-    """Take in what a refusal says of a cap, or of cache marks; whether that is news."""
-    cap = re.search(r"cannot exceed (\d{1,7})\b", message)
-    if cap and facts.get("max_tokens") != int(cap[1]):
-        facts["max_tokens"] = int(cap[1])
-        return True
-    if "cache_control" in message and facts.get("cache", "none") != "none":
-        tools_alone = "tool_result" in message and facts["cache"] == "all"
-        facts["cache"] = "no-tools" if tools_alone else "none"
-        return True
-    return False
-
-
-def _limits(facts: Facts) -> str:
+def describe_limits(facts: Facts) -> str:
     """What a person may want to know of a place that serves."""
     cap = facts.get("max_tokens")
     notes = [f"{cap} output tokens at most"] if cap else []

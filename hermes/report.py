@@ -10,6 +10,7 @@ from hermes.models import is_same
 from hermes.routes import Place
 from hermes.settings import HermesSettings
 
+NOT_LOGGED_IN = "No Databricks token: set DATABRICKS_TOKEN, or log in with the Databricks CLI."
 ABOUT_TOKEN = (Outcome.TOKEN, Outcome.OTHER_WORKSPACE)
 
 

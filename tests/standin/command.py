@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.standin.apps import Apps
 from tests.standin.refusals import NAMES
+from tests.standin.reported import options_of, read_report
 from tests.standin.workspace import GATEWAY_FAULTS, HOSTS, StandIn
 from tests.standin.worlds import FAULTS, GATEWAY_ROUTES, WORKSPACE_ROUTES, WORLDS, default_serves
 
@@ -44,6 +46,13 @@ def _rule_option(text: str) -> str:
     return text
 
 
+def _report_option(text: str) -> dict[str, Any]:
+    try:
+        return read_report(Path(text))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(argv: list[str]) -> int:
     """Run a command with a workspace around it.
 
@@ -59,6 +68,8 @@ def main(argv: list[str]) -> int:
     options["caps"] = dict(options.pop("cap"))
     options |= {name: set(options[name]) for name in ("faults", "no_entitlement", "lenient")}
     options["serves"] = dict(serve) if serve else default_serves(options["world"])
+    if report := options.pop("report"):
+        options |= options_of(report)
     if options.pop("apps"):
         apps = Apps.of(options["serves"], volumes={"main.default.home"})
         options |= {"rooms": apps.rooms, "rights": apps.executable}
@@ -186,6 +197,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="write each request there, a JSON line each, without tokens",
+    )
+    parser.add_argument(
+        "--as",
+        type=_report_option,
+        dest="report",
+        metavar="FILE",
+        help="be the workspace of a hermes-report.json; it goes before other options",
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     return parser

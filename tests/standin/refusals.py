@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from hermes.rules import REQUEST_RULES, RULES, Answer
+from hermes.rules import REQUEST_RULES, Answer, Rule
 from tests.standin.models import Body, messages_of
 
 MARKS = 4  # Anthropic's "Prompt caching"
@@ -50,7 +50,12 @@ def is_off(name: str, route: str, lenient: Container[str]) -> bool:
 
 
 def refusal(
-    body: Body, route: str, surface: str, lenient: Container[str], caps: Mapping[str, int]
+    body: Body,
+    route: str,
+    surface: str,
+    lenient: Container[str],
+    caps: Mapping[str, int],
+    rules: Mapping[str, Rule],
 ) -> Answer | None:
     """Refuse a request as Databricks does.
 
@@ -60,13 +65,14 @@ def refusal(
         surface: what that is, as `hermes/rules.py` calls it.
         lenient: the rules that are off.
         caps: the most `max_tokens` by model.
+        rules: all of them by name.
 
     Returns:
         The HTTP status and the error; None where nothing is wrong with it.
     """
     finds = FINDS | {"cap": lambda body: _cap(body, caps)}
     for name in REQUEST_RULES:
-        rule = RULES[name]
+        rule = rules[name]
         if rule.holds(body["model"], surface) and not is_off(name, route, lenient):
             differs = finds[name](body)
             if differs is not None:

@@ -24,14 +24,14 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trustme
 
-from hermes.rules import RULES
+from hermes.rules import RULES, Rule
 from tests.standin import worlds
 from tests.standin.models import Body, PromptCache, completion, messages_of
 from tests.standin.refusals import is_off, refusal
@@ -90,6 +90,7 @@ class StandIn:
         latency: seconds before each answer, tunnels included.
         lenient: rules of `refusals.NAMES` that are off: "name", or "name@route" for one route.
         caps: the most `max_tokens` that a model's endpoint takes.
+        rules: the refusals of a request, by name.
         tool_call: each question is answered with one tool call first.
         tool_calls: with so many, each without a word; `at_once` asks for all in one answer.
         command: what they run; "{}" becomes the call's number.
@@ -114,6 +115,7 @@ class StandIn:
     latency: float = 0.0
     lenient: set[str] = field(default_factory=set)
     caps: dict[str, int] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=lambda: RULES)
     tool_call: bool = False
     tool_calls: int = 0
     at_once: bool = False
@@ -291,7 +293,8 @@ class StandIn:
             return RULES["no-entitlement"].answer()
         if self.tier is not None and _asked(call.json) > self.tier:
             return RULES["busy"].answer(model=model)
-        return refusal(call.json, route, worlds.surface(route), self.lenient, self.caps)
+        surface = worlds.surface(route)
+        return refusal(call.json, route, surface, self.lenient, self.caps, self.rules)
 
     def _may_execute(self, call: Call, model: str) -> bool:
         theirs = call.headers["authorization"].removeprefix("Bearer ") in self._expiring
@@ -300,7 +303,10 @@ class StandIn:
 
     def _complete(self, call: Call, route: str) -> dict[str, Any]:
         body, base_url = call.json, f"https://{call.host}/{route}"
-        answer = completion(base_url, body, self.cache.count(body), self._calls(body))
+        counted = self.cache.count(body)
+        if "no-caching" in self.faults:
+            counted = (sum(counted), 0, 0)
+        answer = completion(base_url, body, counted, self._calls(body))
         for fault, reason in (("guardrail", "content_filter"), ("no-finish-reason", None)):
             if fault in self.faults:
                 answer["choices"][0]["finish_reason"] = reason

@@ -28,6 +28,7 @@ FAULTS = (  # rules that hold only where they are asked for
     "login-page",  # the same as 200 with a page of HTML
     "guardrail",  # a service policy blocks each answer: 200 with finish_reason content_filter
     "no-finish-reason",  # an answer ends without one: unity-gateway 215
+    "no-caching",  # cache marks are taken and dropped: bifrost PR 6770
     "no-system-ai",  # as on sovereign clouds
     "empty-page",  # the first page of a list is empty and has a next one: unity-gateway PR 464
 )

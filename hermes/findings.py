@@ -1,0 +1,211 @@
+"""What a workspace's answers say of the table of refusals. Pure: `survey.py` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from hermes.answers import SHOWN, Answer, Outcome, limits_in, read_answer
+from hermes.client import Reply
+from hermes.routes import Place
+from hermes.rules import DIRECT, GATEWAY, LEGACY, RULES, Rule
+from hermes.urls import as_dict, as_json
+
+REFUSES = (Outcome.UNCLEAR, Outcome.UNFIT, Outcome.NOT_SERVED)  # what is about the request itself
+LIMITS = ("cap", "cache-marks", "cache-tool")  # rules that Hermes's requests are shaped by
+# The answer of a model that thinks past its few tokens: goclaw 245, spiceai 7126.
+CUT_SHORT = "output limit was reached"
+
+
+class Result(Enum):
+    """How what was answered compares with what is believed."""
+
+    AS_BELIEVED = "as believed"
+    KINDER = "kinder"
+    STRICTER = "stricter"
+    NOT_TOLD = "not to be told"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was answered to one request.
+
+    `taken` is None where the answer is not about the request: a rate limit, a rejected token, no
+    answer. `words` are the workspace's own, never a model's.
+    """
+
+    taken: bool | None
+    status: int = 0
+    code: str = ""
+    words: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The HTTP status for a person, and whether it was a refusal."""
+        meant = {True: " taken", False: " refused", None: ""}[self.taken]
+        return f"{self.status}{meant}" if self.status else "-"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one rule.
+
+    `believed` is whether a refusal was expected. `worded` is whether the words of a refusal are
+    those of the table.
+    """
+
+    name: str
+    what: str
+    believed: bool
+    result: Result
+    said: Said
+    worded: bool = True
+
+    @property
+    def refused(self) -> bool:
+        """Whether the workspace refuses it."""
+        return self.result in _REFUSED[self.believed]
+
+    @property
+    def text(self) -> str:
+        """What it is about; and the workspace's words, where they are not what was expected."""
+        words = self.said.words[:SHOWN]
+        if self.result is Result.AS_BELIEVED:
+            return self.what if self.worded else f"{self.what}: in other words: {words}"
+        if self.result is Result.STRICTER and self.name in RULES:
+            return f"{self.what}; it holds for this model too: {words}"
+        return f"{self.what}: {words or 'taken'}"
+
+
+_REFUSED = {True: (Result.AS_BELIEVED,), False: (Result.STRICTER,)}
+
+
+def read_chat(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
+    """Read the answer to a chat completion.
+
+    Arguments:
+        rule: which rule was asked for.
+        place: who was asked.
+        reply: what came back.
+        token: is hidden in the words.
+    """
+    answer = read_answer(place, reply.status, reply.body, token)
+    cut_short = reply.status == 400 and CUT_SHORT in answer.said
+    return _read(rule, answer, reply, answer.outcome is Outcome.SERVES or cut_short)
+
+
+def read_list(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
+    """The same for a list, which is taken where a JSON object is answered."""
+    answer = read_answer(place, reply.status, reply.body, token)
+    listed = reply.status == 200 and bool(as_json(reply.body) or reply.body.strip() == b"{}")
+    return _read(rule, answer, reply, listed)
+
+
+def _read(rule: Rule, answer: Answer, reply: Reply, taken: bool) -> Said:
+    if taken:
+        return Said(True, reply.status)
+    if reply.status < 300:  # may be the words of a model
+        return Said(None, reply.status, words="an answer that cannot be read")
+    about_it = answer.outcome in REFUSES and reply.status in (400, 422, rule.status)
+    code = str(as_json(reply.body).get("error_code") or "")
+    return Said(False if about_it else None, reply.status, code, answer.said)
+
+
+def compare(rule: Rule, believed: bool, kept: Said, broken: Said) -> Finding:
+    """Compare two answers with what is believed.
+
+    Arguments:
+        rule: the rule.
+        believed: whether it holds, as far as the table knows.
+        kept: the answer to the request that keeps it.
+        broken: the answer to the one that breaks it.
+    """
+    if not kept.taken:
+        words = f"what keeps it is not taken either: {kept.words}"
+        said = Said(None, kept.status, kept.code, words)
+        return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, said)
+    if broken.taken is None:
+        return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, broken)
+    refused = not broken.taken
+    other = Result.STRICTER if refused else Result.KINDER
+    result = Result.AS_BELIEVED if refused is believed else other
+    worded = not refused or rule.is_worded(broken.words)
+    return Finding(rule.name, rule.what, believed, result, broken, worded)
+
+
+def unasked(rule: Rule, believed: bool) -> Finding:
+    """What is found of a rule whose request another rule refuses already."""
+    said = Said(None, words=f"not asked, as {rule.unless} is refused")
+    return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, said)
+
+
+def read_caching(believed: bool, first: Said, second: Said, usage: Mapping[str, Any]) -> Finding:
+    """What is found of the prompt cache: how much of a prompt was read from it the second time.
+
+    Arguments:
+        believed: whether prompts are cached, as far as is known.
+        first: the answer to a long prompt.
+        second: the answer to the same again.
+        usage: what the second one says of its tokens.
+    """
+    name, what = "caching", "a prompt that is sent again is read from the cache"
+    said = second if first.taken else first
+    if said.taken and "prompt_tokens" not in usage:
+        said = Said(None, said.status, words="no usage is told")
+    if not said.taken:
+        return Finding(name, what, believed, Result.NOT_TOLD, said)
+    read = _cached_tokens(usage) > 0
+    other = Result.KINDER if read else Result.STRICTER
+    said = replace(said, words="" if read else "nothing was read from it")
+    return Finding(name, what, believed, Result.AS_BELIEVED if read is believed else other, said)
+
+
+def _cached_tokens(usage: Mapping[str, Any]) -> int:
+    """As Databricks tells it of Claude (databricks-ai-bridge 446), or as OpenAI does."""
+    details = as_dict(usage.get("prompt_tokens_details"))
+    cached = usage.get("cache_read_input_tokens") or details.get("cached_tokens")
+    return cached if isinstance(cached, int) else 0
+
+
+def limits_of(findings: Iterable[Finding]) -> dict[str, Any]:
+    """What Hermes does without because of refusals, as `learnt.json` has it: a cap on the output
+    tokens, and where no cache marks go.
+    """
+    limits: dict[str, Any] = {}
+    for finding in findings:
+        if finding.name in LIMITS and finding.refused:
+            limits |= limits_in(finding.said.words, limits.get("cache", "all"))
+    return limits
+
+
+# --- The place, and the world around it ---
+
+
+def surface_of(place: Place) -> str:
+    """Where a place is, as the table calls it."""
+    if place.is_direct:
+        return DIRECT
+    return GATEWAY if "/ai-gateway/" in place.base_url else LEGACY
+
+
+def rule_of(answer: Answer) -> str:
+    """The rule by whose words a place refused a model; "" where there is none."""
+    surface = surface_of(answer.place)
+    words = (rule for rule in RULES.values() if rule.words and surface in rule.where)
+    same = (rule for rule in words if rule.status == answer.status)
+    return next((rule.name for rule in same if rule.is_worded(answer.said)), "")
+
+
+def world_of(answers: Iterable[Answer]) -> str:
+    """Which of Databricks' worlds a workspace is, from what each place says of one model: classic,
+    both, enforced; "" where that cannot be told.
+    """
+    answers = list(answers)
+    old = any(a.serves for a in answers if a.place.is_old_name)
+    new = [a.serves for a in answers if a.place.is_service and not a.place.is_direct]
+    if old:
+        return "both" if any(new) else "classic" if False in new else ""
+    retired = any(a.outcome is Outcome.RETIRED_NAME for a in answers)
+    return "enforced" if retired else ""
