@@ -53,7 +53,8 @@ def describe(config: Path) -> str:
     try:
         model = _read_model(read_small_file(config).decode())
         url, name = model["base_url"].rstrip("/"), model["default"]
-        host = urlsplit(url).hostname or "no route"
+        named = model.get("provider", "").partition(":")[2]  # as Hermes's dashboard writes it
+        host = urlsplit(url).hostname or named or "no route"
     except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError):
         return ""
     memory = config.with_name(f".{config.name}.setup")

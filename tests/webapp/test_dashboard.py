@@ -19,16 +19,22 @@ import pytest
 
 pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 
 from aiohttp import ClientError
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import webapp.dashboard.process as process
 from tests.served import OWNER, Served, until
-from tests.standin import StandIn
+from tests.standin import OPUS_4_7, SONNET, StandIn
+from tests.standin.runner import Runner
+from tests.webapp.test_page import FLAGS, line, prompt, sees, shot
+from tests.webapp.test_page import PATIENCE as BROWSERS_PATIENCE
 from webapp.dashboard.process import DashboardProcess
 from webapp.dashboard.proxy import ANSWERED, ASKED, chosen, redirected, target
+from webapp.keep.selection import walk
 from webapp.settings import AppSettings, read_settings
 
 SITE = "https://app.example.com"
@@ -138,11 +144,15 @@ async def talk(request):
     (home / "left").touch()
     return socket
 
+async def status(request):
+    return web.json_response({{"gateway_running": (home / "gateway").exists()}})
+
 async def plain(request):
     return web.Response(text="<p>the dashboard</p>" * 99, content_type="text/html")
 
 app = web.Application(middlewares=[gate], client_max_size=10**9)
 app.router.add_route("*", "/auth/password-login", log_in)
+app.router.add_route("*", "/api/status", status)
 for handler in (echo, endless, patient, redirect, die, talk):
     app.router.add_route("*", f"/{{handler.__name__}}", handler)
 app.router.add_route("*", "/{{rest:.*}}", plain)
@@ -552,6 +562,110 @@ def test_openings_leave_no_process_no_socket_and_no_growth(app: Served, count: i
     assert memory(app) <= used + 3
 
 
+# --- Its pages, in a browser, with the real Hermes ------------------------------------------------
+
+FRONT = "hermes-1234567890123456.7.azure.databricksapps.com"
+
+
+@pytest.fixture
+def served(installed_hermes: Path, workspace: StandIn) -> Iterator[Served]:
+    """The app on Databricks Apps, with the real Hermes."""
+    settings = {"DATABRICKS_APP_NAME": "hermes", "APP_OWNER": OWNER}
+    with Served(workspace.env, installed_hermes, **settings) as served:
+        yield served
+
+
+@pytest.fixture
+def front(installed_hermes: Path, workspace: StandIn, served: Served) -> Iterator[Runner]:
+    """Databricks' proxy with TLS, in front of that app."""
+    with Runner(workspace.env, installed_hermes, OWNER) as runner:
+        runner.host, runner.app_port = FRONT, served.port
+        yield runner
+
+
+def open_page(browser: Browser, errors: list[str], url: str, status: int = 200) -> Page:
+    page = browser.new_context(
+        ignore_https_errors=True, viewport={"width": 1200, "height": 700}
+    ).new_page()
+    page.set_default_timeout(BROWSERS_PATIENCE)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    answer = page.goto(url)
+    assert answer
+    assert answer.status == status
+    return page
+
+
+def say(tab: Page, text: str) -> None:
+    """Ask in the dashboard's chat, and wait for the answer."""
+    sees(tab, "ready")
+    tab.locator(".xterm-helper-textarea").focus()
+    tab.keyboard.type(text)
+    sees(tab, text)
+    tab.keyboard.press("Enter")
+    words = f"/: {text}/.test(document.querySelector('.xterm-rows').textContent)"
+    tab.wait_for_function(words)
+
+
+def ask(tab: Page, method: str, path: str, **body: object) -> Any:
+    """Ask the dashboard's API from its page, as its own scripts do."""
+    given = {"method": method} | ({"body": json.dumps(body)} if body else {})
+    given["headers"] = {"Content-Type": "application/json"}  # type: ignore[assignment]
+    return tab.evaluate(f"fetch('/hermes{path}', {json.dumps(given)}).then(r => r.json())")
+
+
+def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
+    front: Runner, served: Served, workspace: StandIn
+) -> None:
+    rules, errors = f"--host-resolver-rules=MAP {FRONT}:443 127.0.0.1:{front.port}", list[str]()
+    chromium = shutil.which("chromium") or pytest.skip("chromium, the browser, is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, rules])
+        page = open_page(browser, errors, f"https://{FRONT}/")
+        button = page.get_by_role("link", name="Dashboard", exact=True)
+        prompt(page)
+        page.set_viewport_size({"width": 390, "height": 700})
+        expect(button).to_be_in_viewport(ratio=1)
+        page.set_viewport_size({"width": 1200, "height": 700})
+        with page.expect_popup() as opened:
+            page.keyboard.press("Control+Shift+D")
+        tab = opened.value
+        tab.get_by_role("link", name="Chat", exact=True).first.click()
+        say(tab, "good morning")
+        asked = next(r for r in workspace.chats() if r.status == 200)
+        assert (asked.status, asked.host, asked.model) == (200, workspace.gateway_host, OPUS_4_7)
+        shot(tab, "30-dashboard-chat")
+
+        tab.get_by_role("link", name="Sessions", exact=True).first.click()
+        expect(tab.get_by_text("2 msgs")).to_be_visible()
+        shot(tab, "31-dashboard-sessions")
+        (session,) = ask(tab, "GET", "/api/sessions")["sessions"]
+
+        # What it writes is saved as all else of Hermes is, but for keys.
+        ask(tab, "POST", "/api/cron/jobs", prompt="say hello", schedule="0 8 * * *", name="daily")
+        ask(tab, "PUT", "/api/env", key="EXA_API_KEY", value="a-key-of-mine")
+        assert "a-key-of-mine" in (served.home / ".hermes" / ".env").read_text()
+        kept = {entry.path for entry in walk(served.home, lambda _: None)}
+        assert {".hermes/state.db", ".hermes/cron/jobs.json", ".hermes/config.yaml"} <= kept
+        assert ".hermes/.env" not in kept
+
+        # Another model, chosen there, is what a terminal's chat then asks, with the same providers.
+        model = {"scope": "main", "provider": "custom:databricks-gateway", "model": SONNET}
+        assert ask(tab, "POST", "/api/model/set", confirm_expensive_model=True, **model)["ok"]
+        line(page, f"{SONNET} · databricks-gateway")
+        page.locator(".xterm-helper-textarea").focus()
+        page.keyboard.type("/exit\n")
+        sees(page, "~/projects")
+        page.keyboard.type(f"hermes chat --resume {session['id']}\n")
+        sees(page, "good morning")
+        prompt(page)
+
+        front.visitor = "somebody@example.com"
+        open_page(browser, errors, f"https://{FRONT}/hermes/", status=403)
+        browser.close()
+    assert errors == []
+    assert "ticket" not in served.log.read_text()
+
+
 # --- Its process ----------------------------------------------------------------------------------
 
 
@@ -593,6 +707,13 @@ def test_it_ends_when_nobody_is_there_and_starts_again(settings: AppSettings) ->
                 await asyncio.sleep(0.5)
                 assert dashboard.running
             await soon(lambda: not running(settings) and not dashboard.active)
+        (settings.home / "gateway").touch()  # which runs the scheduled jobs
+        with dashboard.visit():
+            assert await dashboard.answers()
+        await asyncio.sleep(1)
+        assert dashboard.running
+        (settings.home / "gateway").unlink()
+        await soon(lambda: not dashboard.active)
         await dashboard.close()
 
     asyncio.run(live())

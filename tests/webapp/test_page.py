@@ -219,6 +219,12 @@ def test_the_line_tells_model_and_route(tmp_path: Path, base_url: str, shown: st
     assert describe(config) == shown
 
 
+def test_the_line_names_the_provider_that_a_model_names(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {default: m, provider: 'custom:databricks-direct', base_url: ''}\n")
+    assert describe(config) == "m · databricks-direct"
+
+
 def test_the_line_follows_the_config(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     assert describe(config) == ""
@@ -301,6 +307,7 @@ def test_the_line_names_no_model_while_hermes_is_off(window: Open, shells: Serve
     page = window(shells.url)
     line(page, "Hermes is turned off (ENABLE_HERMES).")
     expect(page.locator(".line")).not_to_contain_text("direct")
+    expect(page.get_by_role("link", name="Dashboard")).to_be_hidden()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ READY = re.compile(r"HERMES_DASHBOARD_READY port=(\d+)")
 CONTROL = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|.)|[\x00-\x09\x0b-\x1f\x7f]")
 USER = "owner"
 IDLE = 3600.0  # seconds without a visitor after which it is ended
+LOGIN = 10 * 365 * 86400  # seconds that a login holds: as long as the process lives
 START = 120.0  # seconds that a start may take
+PATIENCE = 10.0  # seconds for an answer to a question of ours
 PAUSE, LONGEST = 1.0, 60.0  # seconds before the next start, growing while starts fail
 WELL = 60.0  # seconds after which a start has not failed
 
@@ -124,9 +126,13 @@ class DashboardProcess:
             yield
         finally:
             self._visitors -= 1
-            if not self._visitors:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._idle, self._unused.set)
+            self._watch()
+
+    def _watch(self) -> None:
+        """Give visitors their time to come, from now, where none is there."""
+        if not self._visitors:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._idle, self._unused.set)
 
     async def close(self) -> None:
         """End it, with all that it started."""
@@ -168,20 +174,18 @@ class DashboardProcess:
         folder = projects if projects.is_dir() else home
         ended = asyncio.create_task(terminal.run(argv, cwd=folder, env=self._env(password)))
         try:
-            async with asyncio.timeout(START):
-                await asyncio.wait({ended, output.port}, return_when=asyncio.FIRST_COMPLETED)
-            if not output.port.done():
-                return f"{output.last or 'it said nothing'}."
             async with _client() as client:
-                running = Running(client, f"http://{HOST}:{output.port.result()}")
-                await _log_in(running, password)
+                async with asyncio.timeout(START):
+                    await asyncio.wait({ended, output.port}, return_when=asyncio.FIRST_COMPLETED)
+                    if not output.port.done():
+                        return f"{output.last or 'it said nothing'}."
+                    running = Running(client, f"http://{HOST}:{output.port.result()}")
+                    await _log_in(running, password)
                 self.running, self.note = running, ""
                 self._known.set()
-                unused = asyncio.create_task(self._unused.wait())
-                await asyncio.wait({ended, unused}, return_when=asyncio.FIRST_COMPLETED)
+                await self._use(running, ended)
                 self.running = None
                 self._known.clear()
-                unused.cancel()
             return f"{output.last}." if ended.done() else ""
         except TimeoutError:
             raise DashboardError(f"it did not answer within {START:.0f} s.") from None
@@ -191,18 +195,30 @@ class DashboardProcess:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
 
+    async def _use(self, running: Running, ended: asyncio.Task[int]) -> None:
+        """Wait until it has ended, or nobody uses it and no scheduled job needs it."""
+        while not ended.done():
+            unused = asyncio.create_task(self._unused.wait())
+            await asyncio.wait({ended, unused}, return_when=asyncio.FIRST_COMPLETED)
+            unused.cancel()
+            if not ended.done() and not await _runs_jobs(running):
+                return
+            self._unused.clear()
+            self._watch()
+
     def _env(self, password: str) -> dict[str, str]:
         """The terminals' environment, and a hash of the password: its children may read it."""
         salt = secrets.token_bytes(16)
         key = hashlib.scrypt(password.encode(), salt=salt, n=2, r=8, p=1, dklen=32)
         encoded = "$".join(base64.b64encode(part).decode() for part in (salt, key))
         beginning = "HERMES_DASHBOARD_BASIC_AUTH_"
-        return self.settings.shell_env | {
+        env = self.settings.shell_env
+        for name in ("NO_PROXY", "no_proxy"):  # its chat connects to it, and not through a proxy
+            env[name] = ",".join(filter(None, [env.get(name), HOST]))
+        return env | {
             f"{beginning}USERNAME": USER,
             f"{beginning}PASSWORD_HASH": f"scrypt$2$8$1${encoded}",
-            f"{beginning}TTL_SECONDS": str(
-                10 * 365 * 86400
-            ),  # it is worth nothing once the process has ended
+            f"{beginning}TTL_SECONDS": str(LOGIN),
             "HERMES_SKIP_NODE_BOOTSTRAP": "1",  # it would download Node
         }
 
@@ -212,11 +228,23 @@ def _client() -> ClientSession:
     return ClientSession(
         connector=TCPConnector(limit=0, force_close=True),
         cookie_jar=DummyCookieJar(),
-        timeout=ClientTimeout(total=None, sock_connect=10),
+        timeout=ClientTimeout(total=None, sock_connect=PATIENCE),
         headers={"X-Forwarded-Prefix": PREFIX},
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         auto_decompress=False,
     )
+
+
+async def _runs_jobs(running: Running) -> bool:
+    """Whether Hermes's gateway, which runs the scheduled jobs, is up: it may be a child of it."""
+    try:
+        async with (
+            asyncio.timeout(PATIENCE),
+            running.client.get(running.url("/api/status")) as answer,
+        ):
+            return bool((await answer.json())["gateway_running"])
+    except (ClientError, KeyError, TimeoutError):
+        return False
 
 
 async def _log_in(running: Running, password: str) -> None:

@@ -27,8 +27,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 # The headers of a request that are passed on. Left out is what says who somebody is or how a
 # connection is made: cookies (the app's and Databricks'), X-Forwarded-* (one holds a token), Host,
-# Origin, Authorization. Then those of an answer. Left out is what acts beyond it, such as Set-Cookie:
-# the dashboard's login is kept on this side.
+# Origin, Authorization. Then those of an answer. Left out is what acts beyond it, such as
+# Set-Cookie: the dashboard's login is kept on this side.
 ASKED = b"""
 accept accept-encoding accept-language cache-control content-encoding content-length content-type
 if-match if-modified-since if-none-match if-range if-unmodified-since last-event-id pragma range
@@ -36,8 +36,8 @@ user-agent
 """.split()
 ANSWERED = b"""
 accept-ranges allow cache-control content-disposition content-encoding content-language
-content-length content-range content-security-policy content-type etag expires last-modified location retry-after
-vary x-accel-buffering
+content-length content-range content-security-policy content-type etag expires last-modified
+location retry-after vary x-accel-buffering
 """.split()
 OWN = b"x-hermes-"  # the dashboard's own headers, both ways
 # Without a session of ours to end, its logout leads to /login, without the prefix in 0.19.0.
@@ -69,40 +69,40 @@ class Dashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or not _is_below(scope["raw_path"]):
             await self.app(scope, receive, send)
-            return
-        path = target(scope["raw_path"])
-        refusal = self._refusal(scope, path)
-        if refusal or path is None:
-            await (refusal or _line(400, "This path is not valid"))(scope, receive, send)
-            return
-        with self.process.visit():
-            if _is_page(scope):
-                self.process.start()  # the page waits, and says for what
-                running = self.process.running
-            else:
-                running = await self.process.answers()
-            if not running:
-                await _waiting(self.process.note, scope)(scope, receive, send)
-            elif scope["type"] == "websocket":
-                await self._websocket(running, path, scope, receive, send)
-            else:
-                await _http(running, path, scope, receive, send)
+        elif (path := target(scope["raw_path"])) is None:
+            await _line(400, "This path is not valid")(scope, receive, send)
+        elif refusal := self._refusal(scope, path):
+            await refusal(scope, receive, send)
+        else:
+            with self.process.visit():
+                await self._pass_on(path, scope, receive, send)
 
     async def close(self) -> None:
         """End the dashboard."""
         await self.process.close()
 
-    def _refusal(self, scope: Scope, path: str | None) -> Response | None:
+    def _refusal(self, scope: Scope, path: str) -> Response | None:
         if scope["raw_path"] in ENTRIES:
             return RedirectResponse(f"{PREFIX}/")
-        if path is None:
-            return _line(400, "This path is not valid")
         site = _header(scope, b"sec-fetch-site")
         if path.startswith("/api/") and site not in (b"", b"same-origin", b"none"):
             return _line(
                 403, "Another site's page may link to the dashboard's pages, not to its API"
             )
         return _waiting(reason, scope) if (reason := self.reason()) else None
+
+    async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if _is_page(scope):
+            self.process.start()  # the page waits, and says for what
+            running = self.process.running
+        else:
+            running = await self.process.answers()
+        if not running:
+            await _waiting(self.process.note, scope)(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(running, path, scope, receive, send)
+        else:
+            await _http(running, path, scope, receive, send)
 
     async def _websocket(
         self, running: Running, path: str, scope: Scope, receive: Receive, send: Send
