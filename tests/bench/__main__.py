@@ -22,6 +22,7 @@ import yaml
 from hermes.choice import prove
 from hermes.learnt import Learnt
 from hermes.login import load_settings
+from tests.bench.dashboard import dashboard_rows
 from tests.bench.files import file_rows
 from tests.bench.keep import keep_rows
 from tests.bench.terminal import Row, terminal_rows
@@ -202,6 +203,7 @@ def main() -> None:
             answer_rows(home),
             price_rows(home),
             terminal_rows(),
+            dashboard_rows(),
             file_rows(),
             keep_rows(),
         ):
