@@ -203,9 +203,10 @@ def world_of(answers: Iterable[Answer]) -> str:
     both, enforced; "" where that cannot be told.
     """
     answers = list(answers)
-    old = any(a.serves for a in answers if a.place.is_old_name)
-    new = [a.serves for a in answers if a.place.is_service and not a.place.is_direct]
-    if old:
-        return "both" if any(new) else "classic" if False in new else ""
-    retired = any(a.outcome is Outcome.RETIRED_NAME for a in answers)
-    return "enforced" if retired else ""
+    old = {a.serves for a in answers if a.place.is_old_name}
+    new = {a.serves for a in answers if a.place.is_service and not a.place.is_direct}
+    if True not in old:
+        return "enforced" if Outcome.RETIRED_NAME in {a.outcome for a in answers} else ""
+    if True in new:
+        return "both"
+    return "classic" if False in new else ""

@@ -77,18 +77,32 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report, for its owner alone; a report that is there already is replaced.
 
     Raises:
-        SettingError: where something else is there.
-        OSError: where it cannot be written; what was there is there then.
+        SettingError: where it cannot be written; what was there is there then.
+    """
+    check_free(path)
+    try:
+        write_whole(path, json.dumps(report, indent=1).encode() + b"\n")
+    except OSError as error:
+        raise SettingError(f"{path}: it cannot be written ({error.strerror})") from None
+
+
+def check_free(path: Path) -> None:
+    """Check that nothing but an older report is where a report is to be written.
+
+    Raises:
+        SettingError: where there is.
     """
     if path.is_symlink() or (path.exists() and not _is_report(path)):
         raise SettingError(
             f"{path.name}: it is not a report; expected none there, or an older report"
         )
-    write_whole(path, json.dumps(report, indent=1).encode() + b"\n")
 
 
 def _is_report(path: Path) -> bool:
-    return path.is_file() and as_json(path.read_bytes()).get("hermes-report") == FORMAT
+    try:
+        return path.is_file() and as_json(path.read_bytes()).get("hermes-report") == FORMAT
+    except OSError:  # not ours to read
+        return False
 
 
 def _describe(place: Place) -> dict[str, str]:
@@ -140,8 +154,9 @@ class Redactor:
         """The words of which each is known; `LEFT_OUT` for each other."""
         kept = " ".join(self._kept(words))
         several = rf"{re.escape(LEFT_OUT)}(?: {re.escape(LEFT_OUT)})+"
+        number = r"[^\w\s]*\d+[^\w\s]*"
         # Numbers in a row may be one number.
-        kept = re.sub(r"(?<!\S)\d+(?:\s+\d+)+(?!\S)", LEFT_OUT, kept)
+        kept = re.sub(rf"(?<!\S){number}(?: {number})+(?!\S)", LEFT_OUT, kept)
         return re.sub(several, LEFT_OUT, kept)[:SHOWN].rstrip()
 
     def _kept(self, words: str) -> Iterator[str]:
@@ -157,10 +172,15 @@ class Redactor:
             return False
         if re.fullmatch(rf"\d{{1,{DIGITS}}}", core) or core in _NUMBERS:
             return True
-        first, *more = re.split(r"[._/:-]", core.lower())
-        numbers = [part for part in more if re.fullmatch(r"\d{1,2}", part)]
-        few = len("".join(numbers)) <= DIGITS
-        return few and all(part in _WORDS for part in (first, *more) if part not in numbers)
+        return _is_path(core.lower())
+
+
+def _is_path(core: str) -> bool:
+    """Whether it is one known word, or several with short numbers between them."""
+    first, *more = re.split(r"[._/:-]", core)
+    numbers = [part for part in more if re.fullmatch(r"\d{1,2}", part)]
+    few = len("".join(numbers)) <= DIGITS
+    return few and all(part in _WORDS for part in (first, *more) if part not in numbers)
 
 
 def _names_of(settings: HermesSettings) -> list[str]:

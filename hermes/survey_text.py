@@ -13,7 +13,7 @@ from hermes.findings import Finding, Result
 from hermes.learnt import read_learnt
 from hermes.proof import describe_limits
 from hermes.report import NOT_LOGGED_IN, table, verdict
-from hermes.report_file import NAME, as_issue, write_report
+from hermes.report_file import NAME, as_issue, check_free, write_report
 from hermes.settings import HermesSettings
 from hermes.survey import Survey, Surveyor, cost_of
 from hermes.urls import SettingError
@@ -30,12 +30,14 @@ def report_workspace(settings: HermesSettings, yes: bool) -> int:
         The exit code: 0 done, 1 no place for the model or no token, 130 ended by Ctrl-C.
 
     Raises:
-        SettingError: where nobody can be asked, or something else is in the file's place.
-        OSError: where the file cannot be written.
+        SettingError: where nobody can be asked, or the file cannot be written.
     """
     if not settings.token:
         print(NOT_LOGGED_IN)
         return 1
+    path = Path(NAME).absolute()
+    if yes:
+        check_free(path)  # before it costs anything
     cost = cost_of(settings)
     print(
         f"This asks {settings.model} some {cost.requests} times: about {cost.prompts:,} tokens of"
@@ -46,9 +48,8 @@ def report_workspace(settings: HermesSettings, yes: bool) -> int:
             return 0
         survey = _survey(settings)
         if survey and (yes or _agreed(f"Write {NAME}, for an issue?")):
-            path = Path(NAME).absolute()
             write_report(path, as_issue(survey, settings))
-            print(f"Written:   {path}, for an issue: see docs/report.md")
+            print(f"Written:   {path}, for an issue")
         return 0 if survey else 1
     except KeyboardInterrupt:
         print("\nEnded; nothing was written.", file=sys.stderr)

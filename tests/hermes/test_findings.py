@@ -158,6 +158,7 @@ def test_the_tables_own_words_are_kept(rule: str) -> None:
         ("request 0f3b1c2d-89ab-4cde-8f01-23456789abcd failed", "request [...] failed"),
         ("workspace 1234567 does not", "workspace [...] does not"),
         ("id 1234 5678 9012", "id [...]"),
+        ("id (123456) 789012, 34: error", "id [...] error"),
         ("at 10.0.0.12: error", "at [...] error"),
         ("model-12-34-56-78 is", "[...] is"),
         ("messages.12.content is required", "messages.12.content is required"),
@@ -174,7 +175,7 @@ def test_of_an_answer_known_words_alone_are_kept(said: str, kept: str) -> None:
     assert LEFT_OUT not in kept or LEFT_OUT in redactor.redact(said)
 
 
-REPORT = {"hermes-report": FORMAT, "rules": []}
+REPORT: dict[str, Any] = {"hermes-report": FORMAT, "rules": []}
 
 
 def test_a_report_is_for_its_owner_and_replaces_a_report_alone(tmp_path: Path) -> None:
@@ -184,6 +185,12 @@ def test_a_report_is_for_its_owner_and_replaces_a_report_alone(tmp_path: Path) -
     assert read_report(path)["world"] == "both"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.fault("file")
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"it cannot be written \(No such file or directory\)$"):
+        write_report(tmp_path / "gone" / "hermes-report.json", REPORT)
 
 
 @pytest.mark.fault("file")

@@ -203,10 +203,12 @@ SECRETS = {
 }
 
 
-def test_a_report_tells_nothing_of_whose_workspace_it_was(begin: Begin) -> None:
+@pytest.mark.parametrize("model", [OPUS_4_7, "acme-claude-prod"])
+def test_a_report_tells_nothing_of_whose_workspace_it_was(model: str, begin: Begin) -> None:
     everything = " ".join(SECRETS.values())
     with StandIn(world="both", caps=CAPS) as workspace:
-        surveyor, answer = begin(workspace), workspace.answer
+        workspace.serves["openai"].add("acme-claude-prod")
+        surveyor, answer = begin(workspace, model), workspace.answer
         everything += f" {workspace.token}"
 
         def talking(call: Call) -> Answer:
@@ -219,12 +221,15 @@ def test_a_report_tells_nothing_of_whose_workspace_it_was(begin: Begin) -> None:
             return status, body
 
         workspace.answer = talking  # type: ignore[method-assign]
-        report = json.dumps(report_of(surveyor))
+        found = report_of(surveyor)
+        report = json.dumps(found)
         for kind, secret in {**SECRETS, "its token": workspace.token}.items():
             assert secret.lower() not in report.lower(), kind
         for part in ("jane", "acme", "azuredatabricks", "1234", "dapi", "10.139"):
             assert part not in report.lower()
         assert "messages: text content blocks must be non-empty" in report
+        assert found["family"] == "claude"
+        assert options_of(found)["world"] == (found["world"] or "classic")
 
 
 # --- The command ------------------------------------------------------------------------------------
@@ -284,10 +289,22 @@ def test_a_person_reads_a_table_and_says_whether_a_file_is_written(
         assert report(workspace, typed="y\ny\n")[0] == 0
         assert read_report(file)["world"] == "classic"
         file.write_text("somebody's own")
+        workspace.requests.clear()
         code, _, err = report(workspace, "--yes")
+        assert workspace.chats() == []
         assert (code, err.count("\n")) == (2, 1)
         assert err.startswith("hermes-report.json: it is not a report; expected ")
         assert file.read_text() == "somebody's own"
+
+
+def test_ctrl_c_is_one_line(report: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Terminal, "readline", interrupt)
+    with StandIn() as workspace:
+        code, _, err = report(workspace, typed="")
+        assert (code, err) == (130, "\nEnded; nothing was written.\n")
 
 
 def test_no_place_for_the_model_is_said_as_by_check(report: Command, tmp_path: Path) -> None:

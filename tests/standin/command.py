@@ -48,7 +48,7 @@ def _rule_option(text: str) -> str:
 
 def _report_option(text: str) -> dict[str, Any]:
     try:
-        return read_report(Path(text))
+        return options_of(read_report(Path(text)))
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -68,8 +68,7 @@ def main(argv: list[str]) -> int:
     options["caps"] = dict(options.pop("cap"))
     options |= {name: set(options[name]) for name in ("faults", "no_entitlement", "lenient")}
     options["serves"] = dict(serve) if serve else default_serves(options["world"])
-    if report := options.pop("report"):
-        options |= options_of(report)
+    options |= options.pop("report")
     if options.pop("apps"):
         apps = Apps.of(options["serves"], volumes={"main.default.home"})
         options |= {"rooms": apps.rooms, "rights": apps.executable}
@@ -202,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         "--as",
         type=_report_option,
         dest="report",
+        default={},
         metavar="FILE",
         help="be the workspace of a hermes-report.json; it goes before other options",
     )

@@ -1,4 +1,4 @@
-"""Finds what breaks a rule of `hermes/rules.py` in a chat completion, so that the stand-in can refuse it.
+"""Finds in a chat completion what breaks a rule of `hermes/rules.py`, so that it can be refused.
 
 Every rule of a request is on unless `lenient` names it, everywhere ("strict") or on one route
 ("strict@serving-endpoints").

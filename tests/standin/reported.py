@@ -4,13 +4,13 @@ and takes what it took. What the report does not tell stays as the table of rule
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hermes.models import names_of
-from hermes.report_file import FORMAT
+from hermes.report_file import FORMAT, LEFT_OUT
 from hermes.rules import CHAT, REQUEST_RULES, RULES, Rule
 from hermes.urls import as_json
 from tests.standin.worlds import FAULTS, default_serves
@@ -29,10 +29,9 @@ def read_report(path: Path) -> Report:
 
 def options_of(report: Report) -> dict[str, Any]:
     """The fields of a `StandIn`."""
-    refused = {row["rule"] for row in report["rules"] if _is_refused(row)}
     kinder, stricter = (_with(report, result) for result in ("kinder", "stricter"))
     places = {place["rule"] for place in report["places"]}
-    names = {*filter(None, names_of(report["model"]))}
+    names = _names(report)
     return {
         "cloud": report["cloud"] or "azure",
         "world": report["world"] or "classic",
@@ -41,13 +40,20 @@ def options_of(report: Report) -> dict[str, Any]:
         "feature_disabled": "disabled" in places,
         "no_entitlement": names if "no-entitlement" in places else set(),
         "lenient": kinder & {*REQUEST_RULES, "missing-model"},
-        "caps": _caps(report, names) if "cap" in refused else {},
+        "caps": _caps(report),
         "rules": RULES | {rule.name: rule for rule in _rules(report)},
     }
 
 
-def _caps(report: Report, names: Iterable[str]) -> dict[str, int]:
-    return dict.fromkeys(names, report["limits"].get("max_tokens", SOME_CAP))
+def _names(report: Report) -> set[str]:
+    """Of the model; none where it is the workspace's own, and left out."""
+    return {name for name in names_of(report["model"]) if name and name != LEFT_OUT}
+
+
+def _caps(report: Report) -> dict[str, int]:
+    refused = {row["rule"] for row in report["rules"] if _is_refused(row)}
+    cap = report["limits"].get("max_tokens", SOME_CAP)
+    return dict.fromkeys(_names(report) if "cap" in refused else (), cap)
 
 
 def _with(report: Report, result: str) -> set[str]:
@@ -64,6 +70,8 @@ def _serves(report: Report) -> dict[str, set[str]]:
     old, service = names_of(report["model"])
     for place in report["places"]:
         name = service if place["name"] == "service" else old
+        if name not in _names(report):
+            continue
         if place["serves"]:
             serves.setdefault(place["route"], set()).add(name)
         elif place["serves"] is False and place["rule"] != "no-entitlement":

@@ -4,8 +4,8 @@
 
 runs COMMAND with an environment in which a Databricks workspace is there: `HTTPS_PROXY` is a
 CONNECT proxy that is itself the far end of every tunnel, with a certificate from a throw-away CA
-that the environment trusts. So real clients talk to real Databricks hostnames over real TLS. Any other host
-is refused: nothing that honours a proxy leaves the machine.
+that the environment trusts. So real clients talk to real Databricks hostnames over real TLS. Any
+other host is refused: nothing that honours a proxy leaves the machine.
 
 In Python it is a context manager, and its fields may change while it runs:
 

@@ -2,8 +2,8 @@
 
 Classic is what was there in May 2026. In "both" the workspace's own gateway takes Unity Catalog's
 names as well. In an enforced workspace, as they are made since the summer of 2026, these names are
-the only ones, and that gateway is the only place. Sources: the rules of `hermes/rules.py`; databricks-sdk
-0.156 `catalog.ModelService`; ucode.
+the only ones, and that gateway is the only place. Sources: the rules of `hermes/rules.py`;
+databricks-sdk 0.156 `catalog.ModelService`; ucode.
 """
 
 from __future__ import annotations
