@@ -5,8 +5,9 @@
     make undeploy   deletes the app, once its name has been typed
 
 with any of APP=name (hermes), PROFILE=name or HOST=https://... (logs in with the browser),
-SET="NAME=value ..." for app.yaml, VOLUME=catalog.schema.volume, DRY=1 (reads only), FORCE=1 (without
-a route for the model, or for another's app). Settings stay until SET="NAME=" takes one back.
+SET="NAME=value ..." for app.yaml, VOLUME=catalog.schema.volume, DRY=1 (reads only), FORCE=1
+(without a route for the model, or for another's app). Settings stay until SET="NAME=" takes one
+back.
 
 Exit codes: 0 done, 1 it cannot be done, 2 bad settings.
 """
@@ -130,7 +131,7 @@ def _find_own(target: Target, force: bool) -> App | None:
 
 
 def say_proof(proof: Proof) -> bool:
-    """Say what the app will use, as the setup does, or why nothing answers; whether something does."""
+    """Say what the app will use, or why nothing answers; whether something does."""
     if proof.answers_at_all:
         print(*chosen(proof), sep="\n", flush=True)
         return True

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -17,6 +17,7 @@ from databricks.sdk.service.workspace import ExportFormat, ImportFormat
 
 from deploying.console import few, say
 from deploying.target import Target
+from hermes.urls import SettingError
 
 # What runs in the app: all that may be uploaded, and of which kinds where Git does not tell.
 RUNS = (
@@ -40,11 +41,16 @@ def read_files(root: Path) -> dict[str, bytes]:
 
     Arguments:
         root: the checkout.
+
+    Raises:
+        SettingError: where there is no app.yaml among it.
     """
     root = root.resolve()
-    tracked = _tracked(root)
-    names = sorted(tracked or _known_kinds(root))
-    return {name: (root / name).read_bytes() for name in names if _is_own(root, name)}
+    names = sorted(_tracked(root) or _known_kinds(root))
+    files = {name: (root / name).read_bytes() for name in names if _is_own(root, name)}
+    if "app.yaml" not in files:
+        raise SettingError("app.yaml: it is not uploaded; expected a file that Git tracks")
+    return files
 
 
 def _tracked(root: Path) -> list[str]:
@@ -143,14 +149,20 @@ def upload(
         write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), new.given))
         _replace(target, {name: files[name] for name in changed}, gone)
         write_manifest(target, new)
-    if same:
-        say("Files", f"{len(files)} in {target.folder} (unchanged)")
-    if changed:
-        sent = f"{len(changed)} of {len(files)} {target.done('uploaded')} to {target.folder}"
-        say("Files", f"{sent}: {few(changed)}")
-    if gone:
-        say("Files", f"{few(gone)} {target.done('deleted')}")
+    for line in _changes(target, len(files), changed, gone):
+        say("Files", line)
     return new
+
+
+def _changes(target: Target, count: int, changed: list[str], gone: list[str]) -> Iterator[str]:
+    """What becomes of the files, a line for each kind of change."""
+    if changed:
+        sent = f"{len(changed)} of {count} {target.done('uploaded')} to {target.folder}"
+        yield f"{sent}: {few(changed)}"
+    if gone:
+        yield f"{few(gone)} {target.done('deleted')}"
+    if not changed and not gone:
+        yield f"{count} in {target.folder} (unchanged)"
 
 
 def _make_folders(target: Target, names: list[str]) -> None:

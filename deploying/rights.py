@@ -127,15 +127,30 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
     change = Change(before, [w for w in wanted if w in before or not _is_held(target, app, w)])
     if not change.new and not change.lost:
         say("Resources", f"{describe_all(wanted)} (unchanged)" if wanted else "none to give")
-        return
-    if app is None or target.dry:
+    elif app is None or target.dry:
         _say_done(target, change.lost, change.new)
-        return
+    else:
+        _give(target, app, change)
+
+
+def _give(target: Target, app: App, change: Change) -> None:
     refused = _replace(target, change)
     given = [resource for resource in change.new if resource not in refused.resources]
     _say_done(target, change.lost if refused.is_partial else [], given)
-    if refused.reason:
-        _say_refused(target, app, refused)
+    services = [resource for resource in refused.resources if _rights(resource)]
+    rest = [resource for resource in refused.resources if resource not in services]
+    if services:
+        _say_sql(target, app, services, refused.reason)
+    if rest or (refused.reason and not services):
+        _say_who(app, rest, refused.reason)
+
+
+def _say_who(app: App, resources: list[AppResource], reason: str) -> None:
+    """Say who gives what was refused."""
+    who = app.service_principal_name or app.name
+    why = f"{describe_all(resources) or 'that'} refused ({reason})"
+    cure = f"who manages that can give it to {who}, or the first chat may be a 403"
+    say("Resources", f"{why}: {cure}")
 
 
 def _say_done(target: Target, lost: list[AppResource], given: list[AppResource]) -> None:
@@ -194,21 +209,13 @@ def _update(target: Target, resources: list[AppResource]) -> str:
     return "" if state == "SUCCEEDED" else message
 
 
-def _say_refused(target: Target, app: App, refused: Refusals) -> None:
-    """Say who can give what was refused."""
-    services = [resource for resource in refused.resources if _rights(resource)]
-    rest = [resource for resource in refused.resources if resource not in services]
-    if services:
-        why = f"{describe_all(services)} refused ({refused.reason})"
-        say("Resources", f"{why}: an admin can give it with")
-        missing = [right for service in services for right in _missing(target, app, service)]
-        for sql in dict.fromkeys(right.sql for right in missing):
-            print(f"  GRANT {sql} TO `{app.service_principal_client_id}`;")
-    if rest or not services:
-        who = app.service_principal_name or app.name
-        why = f"{describe_all(rest) or 'that'} refused ({refused.reason})"
-        cure = f"who manages that can give it to {who}, or the first chat may be a 403"
-        say("Resources", f"{why}: {cure}")
+def _say_sql(target: Target, app: App, services: list[AppResource], reason: str) -> None:
+    """Say how an admin gives what was refused."""
+    why = f"{describe_all(services)} refused ({reason})"
+    say("Resources", f"{why}: an admin can give it with")
+    missing = [right for service in services for right in _missing(target, app, service)]
+    for sql in dict.fromkeys(right.sql for right in missing):
+        print(f"  GRANT {sql} TO `{app.service_principal_client_id}`;")
 
 
 def _gives(resource: AppResource, wanted: AppResource) -> bool:

@@ -30,7 +30,9 @@ import deploy
 import deploying.console
 import deploying.files
 from deploying.files import Manifest, read_files
+from deploying.options import known_settings, read_options
 from deploying.settings import add_settings
+from hermes.urls import SettingError
 from tests.conftest import ROOT
 from tests.served import until
 from tests.standin import NEW_OPUS_4_7, OPUS_4_6, OPUS_4_7, Answer, Call, StandIn, default_serves
@@ -69,7 +71,7 @@ def door(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Door:
-    """Runs deploy.py in this process, logged in; gives the exit code and what it printed, in which no token may be."""
+    """Runs deploy.py in this process, logged in: its exit code, and what it printed."""
     for name in os.environ.keys() - workspace.env.keys():
         monkeypatch.delenv(name)
     for name, value in (workspace.env | {"HOME": str(tmp_path)}).items():
@@ -120,12 +122,12 @@ def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
     assert (
-        f"Resources: none for {OPUS_4_7}, which is no serving endpoint: its AI Gateway answered you, "
-        "and decides whether it answers the app" in out
+        f"Resources: none for {OPUS_4_7}, which is no serving endpoint: its AI Gateway answered "
+        "you, and decides whether it answers the app" in out
     )
     assert (
-        f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai (it answered)"
-        in out
+        f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai"
+        " (it answered)" in out
     )
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
@@ -154,13 +156,15 @@ def test_what_runs_is_uploaded_and_nothing_else() -> None:
     files = read_files(ROOT)
     code = {name for name in files if name.endswith(".py")}
     assert code == {str(modules()[name].relative_to(ROOT)) for name in needed("app")}
-    # The rest is what Databricks reads, what Hermes reads beside its plugin, and what the code names.
+    # The rest is what Databricks reads, Hermes reads beside its plugin, and the code names.
     read = {"app.yaml", "requirements.txt", "constraints.txt", "hermes/provider/plugin.yaml"}
     text = b"".join(files[name] for name in code)
     assert read <= files.keys()
-    assert [
-        name for name in files.keys() - code - read if name.rpartition("/")[2].encode() not in text
-    ] == []
+    rest = map(Path, files.keys() - code - read)
+    named = {
+        path for path in rest if path.name.encode() in text or f'"{path.stem}"'.encode() in text
+    }
+    assert code | read | set(map(str, named)) == files.keys()
 
 
 OWN = ["app.yaml", "hermes/a.py", "webapp/in/b.txt"]
@@ -189,6 +193,9 @@ def test_what_git_tracks_is_uploaded_and_no_link_is_followed(checkout: Path) -> 
     assert sorted(read_files(checkout)) == OWN
     (checkout / "hermes" / "a.py").unlink()
     assert sorted(read_files(checkout)) == [OWN[0], OWN[2]]
+    subprocess.run([*git, "rm", "-q", "--cached", "app.yaml"], check=True)
+    with pytest.raises(SettingError, match="it is not uploaded; expected a file that Git tracks"):
+        read_files(checkout)
 
 
 def test_without_git_the_kinds_of_the_app_are_uploaded(
@@ -282,7 +289,8 @@ def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
 
 def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> None:
     before = (ROOT / "app.yaml").read_bytes()
-    given = f"""HERMES_MODEL={OPUS_4_6} MAX_CONCURRENT_SESSIONS=3 APP_OWNER='"me": #1@example.com' DEEPWIKI_MCP_URL="""
+    given = f"HERMES_MODEL={OPUS_4_6} MAX_CONCURRENT_SESSIONS=3 DEEPWIKI_MCP_URL="
+    given += """ APP_OWNER='"me": #1@example.com'"""
     assert door(SET=given)[0] == 0
     env = app_yaml(apps)
     assert (env["HERMES_MODEL"], env["MAX_CONCURRENT_SESSIONS"]) == (OPUS_4_6, "3")
@@ -324,46 +332,38 @@ def test_where_a_token_goes_is_said_by_each_run(door: Door, apps: Apps, workspac
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (
-            {"SET": "DATABRICKS_TOKEN=dapi0123"},
-            "SET: DATABRICKS_TOKEN would lie open .* `valueFrom`",
-        ),
-        (
-            {"SET": "HERMES_MODLE=x"},
-            "SET: 'HERMES_MODLE' is no setting of the app; expected HOME, .*HERMES_MODEL",
-        ),
-        (
-            {"SET": "HERMES_MODEL=two words"},
-            r"SET: a word of it has no '=' \(not shown\); expected NAME=value pairs",
-        ),
-        (
-            {"SET": "dapi0123=x"},
-            r"SET: one of its names \(not shown\) is no setting of the app; expected (?!.*TOKEN)",
-        ),
-        ({"SET": "HERMES_MODEL"}, "SET: HERMES_MODEL has no value; expected HERMES_MODEL=value"),
-        ({"SET": "HERMES_MODEL='a"}, "SET: No closing quotation; expected NAME=value pairs"),
+        ("--set=DATABRICKS_TOKEN=dapi0123", "SET: DATABRICKS_TOKEN would lie open .* `valueFrom`"),
+        ("--set=HERMES_MODLE=x", "SET: 'HERMES_MODLE' is no setting of the app; .*HERMES_MODEL"),
+        ("--set=HERMES_MODEL=two words", r"SET: a word of it has no '=' \(not shown\); expected"),
+        ("--set=dapi0123=x", r"SET: one of its names \(not shown\) is no setting (?!.*TOKEN)"),
+        ("--set=HERMES_MODEL", "SET: HERMES_MODEL has no value; expected HERMES_MODEL=value"),
+        ("--set=HERMES_MODEL='a", "SET: No closing quotation; expected NAME=value pairs"),
+        ("--app=Hermes!", "APP: 'Hermes!' is not valid"),
+        ("--volume=main.default", "VOLUME: 'main.default' is not valid; expected catalog.schema"),
+        ("--volume=main.default.home/x", "VOLUME: 'main.default.home/x' is not valid"),
+        ("--host=https://x.example --profile=work", "HOST: it is set, and PROFILE too"),
+        ("--dry=perhaps", "DRY: 'perhaps' is not valid"),
+        ("--colour=red", "deploy.py: unrecognized arguments: --colour=red; --help lists"),
+    ],
+)
+def test_bad_arguments_are_one_line(given: str, said: str) -> None:
+    options = re.split(" (?=--)", given)
+    with pytest.raises(SettingError, match=f"^{said}") as refused:
+        read_options(["deploy", *options], "", known_settings(ROOT))
+    assert "dapi0123" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"SET": "DATABRICKS_TOKEN=dapi0123"}, "SET: DATABRICKS_TOKEN would lie open"),
         ({"SET": "HERMES_MODEL='a b'"}, "HERMES_MODEL: 'a b' is not valid"),
         ({"SET": "MAX_CONCURRENT_SESSIONS=many"}, "MAX_CONCURRENT_SESSIONS: 'many' is not valid"),
-        ({"SET": "ENABLE_HERMES=perhaps"}, "ENABLE_HERMES: 'perhaps' is not valid"),
-        ({"SET": "EXA_MCP_URL=http://x.example"}, "EXA_MCP_URL: 'http://x.example' is not valid"),
-        (
-            {"SET": "DATABRICKS_GATEWAY_HOST=http://x.example"},
-            "DATABRICKS_GATEWAY_HOST: 'http://x.example' is not valid",
-        ),
-        ({"APP": "Hermes!"}, "APP: 'Hermes!' is not valid"),
-        (
-            {"VOLUME": "main.default"},
-            "VOLUME: 'main.default' is not valid; expected catalog.schema.volume",
-        ),
-        (
-            {"VOLUME": "main.default.gone"},
-            "VOLUME: main.default.gone cannot be used .*does not exist",
-        ),
-        ({"VOLUME": "main.default.home/x"}, "VOLUME: 'main.default.home/x' is not valid"),
+        ({"SET": "DATABRICKS_GATEWAY_HOST=http://x.y"}, "DATABRICKS_GATEWAY_HOST: 'http://x.y'"),
+        ({"VOLUME": "main.default.gone"}, "VOLUME: main.default.gone cannot be used .*not exist"),
         ({"PROFILE": "work"}, "PROFILE: 'work' is not in"),
         ({"HOST": "http://x.example"}, "HOST: 'http://x.example' is not valid"),
-        ({"HOST": "https://x.example", "PROFILE": "work"}, "HOST: it is set, and PROFILE too"),
-        ({"DRY": "perhaps"}, "DRY: 'perhaps' is not valid"),
     ],
 )
 def test_bad_settings_are_one_line_and_nothing_is_touched(
@@ -379,24 +379,20 @@ def test_bad_settings_are_one_line_and_nothing_is_touched(
     ("text", "said"),
     [
         *[
-            (text, "app.yaml: it has no usable `env`")
+            (text, "^app.yaml: it has no usable `env`")
             for text in ("", "[]", "env: 3", "env: [3]", "env:\n- value: 3", "a: b: c")
         ],
         (
             "env:\n- {name: DATABRICKS_TOKEN, value: dapi0123}",
-            "app.yaml: DATABRICKS_TOKEN would lie open .* `valueFrom`",
+            "^app.yaml: DATABRICKS_TOKEN would lie open .* `valueFrom`",
         ),
     ],
 )
-def test_an_app_yaml_that_is_not_valid_is_one_line(
-    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch, text: str, said: str
-) -> None:
-    monkeypatch.setattr(deploy, "read_files", lambda _: {"app.yaml": text.encode()})
-    for given in ({}, {"SET": "HERMES_MODEL=x"}):
-        code, out, err = door(**given)
-        assert (code, apps.changes, err.count("\n")) == (2, [], 1)
-        assert re.match(said, err)
-        assert "dapi0123" not in out + err
+def test_an_app_yaml_that_is_not_valid_is_one_line(text: str, said: str) -> None:
+    for given in ({}, {"HERMES_MODEL": "x"}):
+        with pytest.raises(SettingError, match=said) as refused:
+            add_settings(text.encode(), given)
+        assert "dapi0123" not in str(refused.value)
 
 
 def test_a_token_bound_to_the_app_stays_bound() -> None:
@@ -415,7 +411,7 @@ def test_hermes_turned_off_needs_no_route(door: Door, apps: Apps, workspace: Sta
 
 
 def test_make_passes_what_it_is_given_as_it_is(workspace: StandIn, tmp_path: Path) -> None:
-    """Neither make nor the shell reads it, and a HOST of the environment is not taken for one that was given."""
+    """Neither make nor the shell reads it, and a HOST of the environment is not one given."""
     evil = tmp_path / "evil"
     given = f"A=$(shell touch {evil}) `touch {evil}`; 'touch {evil}' \"$$(touch {evil})\""
     command = [
@@ -957,8 +953,8 @@ def test_a_host_that_is_not_there_is_said_at_once(
         mock := Mock(side_effect=socket.gaierror(-2, "Name or service not known")),
     )
     code, out, err = door(**({"HOST": url} if name == "HOST" else {}))
-    said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL, and a network that leads there\n"
-    assert (code, out, err) == (1, "", said)
+    said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL"
+    assert (code, out, err) == (1, "", f"{said}, and a network that leads there\n")
     assert mock.call_count == 1
 
 
@@ -993,14 +989,14 @@ def test_a_volume_that_is_hidden_is_one_line(door: Door, apps: Apps) -> None:
     hidden = error(403, "PERMISSION_DENIED", "User does not have READ VOLUME")
     apps.fault = lambda call: hidden if "/volumes/" in call.path else None
     code, _, err = door(VOLUME="main.default.home")
-    said = "VOLUME: main.default.home cannot be used (User does not have READ VOLUME); expected a volume of yours\n"
-    assert (code, err, apps.changes) == (2, said, [])
+    said = "VOLUME: main.default.home cannot be used (User does not have READ VOLUME)"
+    assert (code, err, apps.changes) == (2, f"{said}; expected a volume of yours\n", [])
 
 
 def test_a_host_is_logged_in_with_the_browser(
     door: Door, workspace: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SDK's own browser login, once: it keeps what it was given. Here the browser comes straight back with a code."""
+    """The SDK's own browser login, once; the browser comes straight back with a code."""
     opened = list[str]()
 
     def browse(url: str) -> None:

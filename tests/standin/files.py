@@ -3,9 +3,9 @@
     volume = Volume()
     with StandIn(rooms=volume.rooms()) as workspace: ...
 
-Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in parts
-to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI` alone, which
-the app uses, asks for neither.
+Read from the SDK's source: files and directories below `/api/2.0/fs/`, a file from 50 MB on in
+parts to presigned URLs, and each download of `WorkspaceClient().files` through one. `FilesAPI`
+alone, which the app uses, asks for neither.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Volume:
         presigned: whether it hands out presigned URLs.
         me: who asks Unity Catalog.
         owner: the volume's.
-        grants: each principal's privileges, with the kind and name of what they are inherited from ("" for none).
+        grants: each principal's privileges, with the kind and name of what they are inherited
+            from ("" for none).
         sees_grants: whether `me` may see all of them, or only its own.
     """
 

@@ -1,4 +1,4 @@
-"""Runs what was deployed, as Databricks Apps does: installed into a Python of its own, behind a proxy."""
+"""Runs what was deployed as Databricks Apps does: in a Python of its own, behind a proxy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Runner:
         return path.read_text() if path.exists() else ""
 
     def start(self, app: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Stop what runs and start these files; `done` once they answer, or `fails` says why not."""
+        """Stop what runs, start these files; `done` once they answer, or `fails` says why not."""
         self._stop()
         self.done, self.fails, self.host = False, "", app["url"].removeprefix("https://")
         with socket.socket() as free:
@@ -161,7 +161,7 @@ class Runner:
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        """One connection: a request, its head written anew, then bytes both ways until one side ends."""
+        """One connection: a request, its head written anew, then bytes both ways until an end."""
         with suppress(OSError), self._context.wrap_socket(near, server_side=True) as browser:
             data = b""
             while b"\r\n\r\n" not in data:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -95,18 +95,19 @@ def test_a_rule_refuses_what_breaks_it_unless_it_is_off(name: str, workspace: St
     rule, route = RULES[name], UNITY if GATEWAY in RULES[name].where else "serving-endpoints"
     held = {model for model in workspace.caps if rule.holds(model, surface(route))}
     assert held
+
+    def asked(model: str, fields: Mapping[str, Any], *lenient: str) -> tuple[int, Body]:
+        workspace.lenient = set(lenient)
+        return post(workspace, model, route=route, **{"messages": [user()], **fields})
+
+    others = set(NAMES) - {name}
     for model in workspace.caps:
-        plain: Body = {"messages": [user()]}
-        assert post(workspace, model, route=route, **plain)[0] == 200
-        workspace.lenient = set(NAMES) - {name}
-        status, answer = post(workspace, model, route=route, **{**plain, **rule.breaks})
+        assert asked(model, {})[0] == 200
+        status, answer = asked(model, rule.breaks, *others)
         assert (status == 400) == (model in held)
         assert status == 200 or re.fullmatch(rule.pattern, answer["message"])
-        workspace.lenient = {f"{name}@{route}", *set(NAMES) - {name}}
-        assert post(workspace, model, route=route, **{**plain, **rule.breaks})[0] == 200
-        workspace.lenient = set()
-        if model in held:
-            assert post(workspace, model, route=route, **{**plain, **rule.keeps})[0] == 200
+        assert asked(model, rule.breaks, *others, f"{name}@{route}")[0] == 200
+    assert {asked(model, rule.keeps)[0] for model in held} == {200}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ LONG = "word " * 2000  # 2,500 tokens
 def counted(
     workspace: StandIn, *messages: Body, model: str = OPUS_4_7, **more: Any
 ) -> tuple[int, int, int]:
-    """Tokens at the plain price, read and written, in hundreds: the JSON around a text counts too."""
+    """Tokens at the plain price, read, written; in hundreds, as the JSON around a text counts."""
     status, answer = post(workspace, model, *messages, **more)
     usage = answer["usage"]
     read, write = (usage.get(f"cache_{name}_input_tokens", 0) for name in ("read", "creation"))

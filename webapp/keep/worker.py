@@ -26,7 +26,7 @@ from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.files import FilesAPI
 
-from hermes.urls import why_unreachable
+from hermes.urls import brief_error, why_unreachable
 from hermes.volume import find_readers
 from webapp.keep.archive import Archive, SupersededError
 from webapp.keep.format import NewerFormatError, TornError
@@ -127,7 +127,7 @@ def explain(error: BaseException, folder: str) -> str:
     Returns:
         The line.
     """
-    said = " ".join(str(error).split())[:160]
+    said = brief_error(error)[:160]
     cause = error.__cause__ or error
     if isinstance(error, TornError | NewerFormatError):
         return said
