@@ -53,6 +53,7 @@ def chat_session(workspace: StandIn, home: Path) -> Iterator[Any]:
         encoding="utf-8",
         timeout=60,
     )
+    session.delayafterterminate = 10  # seconds: it may be slow to end
     try:
         # 0.22 first asks whether it may collect metrics; then comes the prompt's arrow.
         while session.expect(["\u276f", "No thanks"]) == 1:

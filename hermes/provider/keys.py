@@ -44,12 +44,15 @@ def current_key(config: Any, base_url: str) -> str:
     Returns:
         "" where no provider of ours has this URL, or where the user has another key for it.
     """
-    entries = [e for e in _entries(config) if _url(e) == base_url.rstrip("/")]
-    keys = [entry.get("api_key") for entry in entries]
-    ours = any(OUR_NAME.fullmatch(str(entry.get("name"))) for entry in entries)
-    own_way = any(_OWN_WAYS & entry.keys() for entry in entries)
-    clear = ours and not own_way and all(key == keys[0] for key in keys)
-    return keys[0] if clear and isinstance(keys[0], str) else ""
+    there = [e for e in _entries(config) if _url(e) == base_url.rstrip("/")]
+    ours = [entry for entry in there if _is_ours(entry)]
+    theirs = [entry for entry in there if "name" in entry and not _is_ours(entry)]
+    if not ours or any(_OWN_WAYS & entry.keys() for entry in there):
+        return ""
+    # That of `model` comes first: CODA's rotator reaches it however deep Hermes indents the lists.
+    key = there[0].get("api_key")
+    clear = all(entry.get("api_key") == key for entry in theirs)
+    return key if clear and isinstance(key, str) else ""
 
 
 def _entries(config: Any) -> list[dict[str, Any]]:
@@ -63,6 +66,10 @@ def _entries(config: Any) -> list[dict[str, Any]]:
     ]
     entries = [sections.get("model"), *(listed if isinstance(listed, list) else []), *named]
     return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _is_ours(entry: dict[str, Any]) -> bool:
+    return OUR_NAME.fullmatch(str(entry.get("name"))) is not None
 
 
 def _url(entry: dict[str, Any]) -> str:

@@ -265,7 +265,7 @@ def test_ten_requests_cost_a_quarter_or_a_third(workspace: StandIn, hermes_home:
 
     today = price("empty-content", "name", "reasoning-effort")
     plug_in(hermes_home)
-    assert price() <= 0.36 * today
+    assert price() <= (0.37 if OTHER_HERMES else 0.36) * today  # 0.22 sends shorter prompts
     (
         hermes_home / ".hermes" / "plugins" / "model-providers" / "databricks" / "learnt.json"
     ).write_text(json.dumps({"models": {OPUS_4_7: {base_url: {"cache": "all"}}}}))

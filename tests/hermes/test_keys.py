@@ -21,6 +21,8 @@ MINE = {"name": "mine", "base_url": OPENAI, "api_key": "mine"}
     ("config", "key"),
     [
         ({"model": MODEL, "custom_providers": [OURS]}, "fresh"),
+        ({"model": MODEL | {"api_key": "newer"}, "custom_providers": [OURS]}, "newer"),
+        ({"model": MODEL | {"base_url": DIRECT}, "custom_providers": [OURS]}, "fresh"),
         ({"custom_providers": [OURS]}, "fresh"),
         ({"providers": {"databricks-gateway-2": {"api": f"{OPENAI}/", "api_key": "k"}}}, "k"),
         ({"model": MODEL}, ""),
