@@ -15,7 +15,7 @@ endif
 PYTEST ?= $(RUN) -m pytest
 STANDIN = $(RUN) -m tests.standin --home $(DEMO) $(STANDIN_OPTIONS) --
 
-.PHONY: help demo app check report deploy status undeploy coda test lint bench pin clean
+.PHONY: help demo app check report deploy status undeploy coda test lint bench docs pin clean
 .DEFAULT_GOAL := demo
 
 define HELP
@@ -28,6 +28,7 @@ make deploy                the app on Databricks: PROFILE= HOST= APP= SET= VOLUM
 make status, undeploy      shows that app, deletes it: PROFILE= HOST= APP=
 make coda CODA=../coda     puts the fix into a checkout of CODA; UNDO=1 takes it out again
 make test, lint, bench     every test, ruff and mypy, the figures of docs/figures.md
+make docs                  docs/check.md and the pictures anew, by running the program
 make pin, clean            new versions for constraints.txt; removes all that was set up here
 
 STANDIN_OPTIONS="..."      what the workspace on this machine is like: see tests.standin --help
@@ -95,6 +96,9 @@ lint: .venv/ready
 
 bench: $(DEMO)/.local/bin/hermes
 	$(RUN) -m tests.bench
+
+docs: $(DEMO)/.local/bin/hermes
+	$(RUN) -m tests.documents
 
 # Everything below the five lines of requirements.txt, for the Python that Databricks Apps runs.
 pin: .venv/ready

@@ -20,6 +20,7 @@ pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspac
 
 from setup_hermes import refresh_token
 from tests.conftest import OTHER_HERMES, ROOT, submit
+from tests.documents import BLOCK, CHECK, checked
 from tests.real import ask, chat_session, run_hermes
 from tests.standin import GATEWAY_FAULTS, HOSTS, OPUS_4_6, OPUS_4_7, StandIn, default_serves
 
@@ -357,43 +358,9 @@ def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
     assert done.stdout == "403\n"
 
 
-def documented_checks() -> list[tuple[str, str]]:
-    """The `make check` examples of docs/check.md: the stand-in's options and what is printed."""
-    return re.findall(
-        r'^\$ make check STANDIN_OPTIONS="(.*?)"\n(.*?)^```',
-        (ROOT / "docs" / "check.md").read_text(),
-        re.DOTALL | re.MULTILINE,
-    )
-
-
-def test_a_new_workspace_and_five_faults_are_shown() -> None:
-    assert len(documented_checks()) > 5
-    assert documented_checks()[0][0] == "--world enforced"
-
-
-@pytest.mark.parametrize(("options", "shown"), documented_checks())
-def test_what_is_shown_is_what_check_prints(options: str, shown: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.standin",
-        *options.split(),
-        "--",
-        sys.executable,
-        "setup_hermes.py",
-        "--check",
-    ]
-    env = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == shown
+@pytest.mark.parametrize("block", [*BLOCK.finditer(CHECK.read_text())], ids=lambda block: block[1])
+def test_what_is_shown_is_what_check_prints(block: re.Match[str]) -> None:
+    assert checked(block) == block[0], "`make docs` writes it anew"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of 
 # --- Layers --------------------------------------------------------------------------------------
 
 
+@cache
 def modules() -> dict[str, Path]:
     """The program's own modules by dotted name."""
     files = [
@@ -35,6 +37,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@cache
 def imports(name: str) -> set[str]:
     """The modules of ours that one of them imports."""
     found = set()
@@ -97,7 +100,47 @@ def test_the_runtime_is_pinned_throughout() -> None:
     assert "://" not in constraints
 
 
+def test_the_drawing_is_what_is_imported() -> None:
+    """CONTRIBUTING's: an arrow for each import between packages; hermes.urls is anybody's."""
+
+    def box(module: str) -> str:
+        return module if module == "hermes.urls" else module.partition(".")[0]
+
+    imported = {(box(m), box(other)) for m in modules() for other in imports(m) - {"hermes"}}
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    names = {"setup": "setup_hermes", "patch": "patch_coda", "urls": "hermes.urls"}
+    arrows = re.findall(r"^    (\w+)(?:\[.*?\])? --> (\w+)", text, re.MULTILINE)
+    drawn = {(names.get(start, start), names.get(end, end)) for start, end in arrows}
+    anybodys = {(start, "hermes.urls") for start, _ in imported}
+    assert {(a, b) for a, b in imported if a != b} - anybodys == drawn - anybodys
+
+
 # --- Documents -----------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+    for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)(.*?)\)|src=\"(.*?)\"", file.read_text()):
+            name, _, anchor = "".join(target).partition("#")
+            other = file.parent / name if name else file
+            assert other.is_file(), f"{file.name}: {name}"
+            titles = re.findall(r"^#+ (.*)$", other.read_text(), re.M) if anchor else []
+            anchors = {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+            assert not anchor or anchor in anchors, f"{file.name}: #{anchor}"
+
+
+def test_each_message_of_the_document_is_the_programs() -> None:
+    """What docs/messages.md quotes, up to what differs, is in a string or a script of ours."""
+    trees = (ast.walk(ast.parse(file.read_text())) for file in modules().values())
+    texts = [n.value for t in trees for n in t if isinstance(n, ast.Constant)]
+    scripts = [file.read_text() for file in [*ROOT.glob("webapp/**/*.js"), ROOT / "Makefile"]]
+    said = "\n".join([*(text for text in texts if isinstance(text, str)), *scripts])
+    cells = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "messages.md").read_text(), re.M)
+    assert len(cells) > 90
+    for message in re.findall(r"`(.*?)`", "\n".join(cells)):
+        parts = [part.strip() for part in re.split("[…:;,()]", message)]
+        assert [part for part in parts if len(part) > 8 and part not in said] == [], message
 
 
 def settings_in_code() -> set[str]:
