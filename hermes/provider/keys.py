@@ -45,14 +45,12 @@ def current_key(config: Any, base_url: str) -> str:
         "" where no provider of ours has this URL, or where the user has another key for it.
     """
     there = [e for e in _entries(config) if _url(e) == base_url.rstrip("/")]
-    ours = [entry for entry in there if _is_ours(entry)]
-    theirs = [entry for entry in there if "name" in entry and not _is_ours(entry)]
-    if not ours or any(_OWN_WAYS & entry.keys() for entry in there):
+    if not any(map(_is_ours, there)):
         return ""
     # That of `model` comes first: CODA's rotator reaches it however deep Hermes indents the lists.
     key = there[0].get("api_key")
-    clear = all(entry.get("api_key") == key for entry in theirs)
-    return key if clear and isinstance(key, str) else ""
+    clear = isinstance(key, str) and not any(_has_another(entry, key) for entry in there)
+    return str(key) if clear else ""
 
 
 def _entries(config: Any) -> list[dict[str, Any]]:
@@ -70,6 +68,12 @@ def _entries(config: Any) -> list[dict[str, Any]]:
 
 def _is_ours(entry: dict[str, Any]) -> bool:
     return OUR_NAME.fullmatch(str(entry.get("name"))) is not None
+
+
+def _has_another(entry: dict[str, Any], key: str) -> bool:
+    """Whether a key is not the one of an entry of the user's, or of one with its own way to a key."""
+    theirs = "name" in entry and not _is_ours(entry)
+    return bool(_OWN_WAYS & entry.keys()) or (theirs and entry.get("api_key") != key)
 
 
 def _url(entry: dict[str, Any]) -> str:
