@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.served import OWNER, Served, until
 from tests.standin import Answer, Call, StandIn
 from tests.standin.files import Volume
-from tests.webapp.test_keep import savers
+from tests.webapp.test_keep import everything, savers
 from tests.webapp.test_page import Open, browser, line, sees, window  # noqa: F401
 from webapp.keep.keeper import DISK
 
@@ -177,7 +177,13 @@ def test_a_conversation_goes_on_after_a_restart(
         page = window(served.url)
         sees(page, "\u276f")
         subprocess.run(
-            [served.home / ".local" / "bin" / "hermes", "chat", "-Q", "-q", "my word is xylophone"],
+            [
+                served.home / ".local" / "bin" / "hermes",
+                "chat",
+                "-Q",
+                "-q",
+                f"my word is xylophone {workspace.token}",
+            ],
             env=workspace.env | {"HOME": str(served.home)},
             cwd=served.home / "projects",
             check=True,
@@ -217,7 +223,10 @@ def test_a_conversation_goes_on_after_a_restart(
     turns = [
         json.dumps(body.get("messages")) for body in asked if "which word?" in json.dumps(body)
     ]
-    assert any("my word is xylophone" in turn for turn in turns)
+    # A token that is printed is part of the conversation, which is whole; in the config it was emptied.
+    assert any(f"my word is xylophone {workspace.token}" in turn for turn in turns)
+    assert b"# mine\ndisplay:\n  theme: mono\n" in (sent := everything(volume))
+    assert f"api_key: {workspace.token}".encode() not in sent
 
 
 def press(page: Page, name: str) -> None:
