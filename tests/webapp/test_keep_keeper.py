@@ -79,7 +79,7 @@ ODD, ENV = LeftOut("projects/odd", "a FIFO"), LeftOut("projects/.env", "a creden
                 readers="r",
                 exposed=True,
             ),
-            "not saved yet \u00b7 not brought back: 'a\\nb' (full) \u00b7 w \u00b7 r",
+            "not saved yet \u00b7 r \u00b7 not brought back: 'a\\nb' (full) \u00b7 w",
         ),
     ],
 )

@@ -128,11 +128,11 @@ class Status:
         how = f"saved {age(time.monotonic() - self.saved)}" if self.saved else "not saved yet"
         parts = [
             f"{how}; {self.problem}" if self.problem else how,
+            self.readers if self.exposed else "",
             listed("not saved", self.unmeant),
             listed("not brought back", self.missing),
             self.went_back,
             "beside the earlier states" if self.beside else "",
-            self.readers if self.exposed else "",
         ]
         return " · ".join(part for part in parts if part)
 

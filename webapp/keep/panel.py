@@ -69,7 +69,7 @@ class StartNotice:
         self.keeper = keeper
         self._shown: tuple[object, ...] = ()
         with ui.element("aside").classes("once").props("role=status") as self.notice:
-            self.content = ui.element("span")
+            self.content = ui.element("div").classes("choices")
         self.notice.set_visibility(False)
 
     def describe(self) -> None:
@@ -86,11 +86,12 @@ class StartNotice:
             for line in status.lines:
                 self._button(describe_line(line), partial(self.keeper.choose, line.name))
             if status.may_start_without:
-                self._button("Start without it", self.keeper.start_without)
+                text = "Start without any" if status.lines else "Start without it"
+                self._button(text, self.keeper.start_without)
 
     def _button(self, text: str, action: Callable[[], None]) -> None:
         button = ui.button(text, on_click=action)
-        button.props("flat dense no-caps no-wrap color=grey-4").on("click", js_handler=BACK)
+        button.props("outline dense no-caps no-wrap color=grey-4").on("click", js_handler=BACK)
 
 
 def summary(status: Status) -> list[str]:

@@ -146,7 +146,7 @@ def _explain_refusal(error: DatabricksError, said: str, folder: str) -> str:
         return f"{folder} is not there ({said})"
     if "EXHAUSTED" in code or "QUOTA" in code or "not enough space" in said:
         return f"no space left on the volume ({said})"
-    return f"Databricks answers: {said or code}"
+    return f"Databricks answers: {said}"
 
 
 def _explain_system(error: OSError) -> str:
