@@ -145,7 +145,7 @@ def test_that_a_restart_empties_the_disk_is_said_once_until_it_is_read(
                 button = page.get_by_role("button", name=name)
                 expect(button).to_be_in_viewport(ratio=1)
                 assert (box := button.bounding_box())
-                assert 24 <= box["height"] <= 36
+                assert 24 <= box["height"] <= 44
         page.reload()
         expect(page.get_by_text(DISK)).to_be_visible()
         page.get_by_role("button", name="Got it").click()
