@@ -71,7 +71,7 @@ def _is_ours(entry: dict[str, Any]) -> bool:
 
 
 def _has_another(entry: dict[str, Any], key: str) -> bool:
-    """Whether a key is not the one of an entry of the user's, or of one with its own way to a key."""
+    """Whether an entry is the user's with another key, or has its own way to one."""
     theirs = "name" in entry and not _is_ours(entry)
     return bool(_OWN_WAYS & entry.keys()) or (theirs and entry.get("api_key") != key)
 
