@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from hermes import yaml_text
 from hermes.merge import Config, Memory, as_list, merge_config, model_url, name_of, url_of
 from hermes.routes import Routes
 from hermes.settings import HermesSettings
+from hermes.small_file import MOST, read_small_file
 from hermes.trust import Trust, trust_of_refresh, trust_of_setup
 from hermes.urls import as_dict
 
@@ -104,9 +106,8 @@ def own_cap(path: Path) -> int:
 def was_proved(path: Path) -> bool | None:
     """Whether the last setup proved the primary route; None where it did not ask."""
     try:
-        with _beside(path).open() as file:
-            return _recall(file).proved
-    except (OSError, RuntimeError):
+        return Memory.read(json.loads(read_small_file(_beside(path)))).proved
+    except (OSError, RuntimeError, ValueError):
         return None
 
 
@@ -245,7 +246,12 @@ def _locked(path: Path) -> Iterator[IO[str]]:
 
     def opener(name: str, flags: int) -> int:
         # Neither emptied nor appended to when it is opened: only who holds the lock may change it.
-        return os.open(name, flags | os.O_CREAT, 0o600)
+        # A FIFO would wait for its other end.
+        handle = os.open(name, flags | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(f"{name} is not a regular file; expected what setup remembers: delete it")
+        return handle
 
     with open(_beside(path), "r+", opener=opener) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -258,7 +264,7 @@ def _recall(file: IO[str]) -> Memory:
     """What the last setup left in the lock's file."""
     file.seek(0)
     try:
-        return Memory.read(json.load(file))
+        return Memory.read(json.loads(file.read(MOST + 1)))
     except (ValueError, RecursionError):
         return Memory()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hermes.settings import HermesSettings, check_token, read_gateway, read_settings
+from hermes.small_file import read_small_file
 from hermes.trust import trusts_gateway
 from hermes.urls import SettingError, brief_error, clean_gateway, clean_url
 from utils import get_gateway_host
@@ -164,10 +165,7 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
         )
     except configparser.Error:  # whose text holds the line, and a token may be in it
         file, _ = _profiles(env, home)
-        raise SettingError(
-            f"DATABRICKS_CONFIG_FILE: {file} cannot be read;"
-            " expected [profile] sections with host and token"
-        ) from None
+        raise SettingError(_unreadable(file)) from None
 
 
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
@@ -182,6 +180,8 @@ def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
     if named:
         _check_profile(named, host, file, hosts)
         return named
+    if not host and file.is_fifo():  # databricks-sdk would wait for its writer
+        raise SettingError(_unreadable(file))
     if not host and hosts and not hosts.get("DEFAULT"):
         raise SettingError(
             "DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of"
@@ -221,12 +221,17 @@ def _profile_token(env: Mapping[str, str], home: Path, profile: str) -> str:
     return found.token if found else ""
 
 
+def _unreadable(file: Path) -> str:
+    expected = "[profile] sections with host and token"
+    return f"DATABRICKS_CONFIG_FILE: {file} cannot be read; expected {expected}"
+
+
 def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, _Profile]]:
     """The file of the Databricks CLI's profiles, and what they hold by name."""
     path = Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
     file = configparser.ConfigParser(interpolation=None)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
-        file.read(path)
+        file.read_string(read_small_file(path).decode())
     found = {}
     for name in [*(["DEFAULT"] if file.defaults() else []), *file.sections()]:
         try:

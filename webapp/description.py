@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from hermes.config import was_proved
-from webapp.small_file import is_small_file, read_small_file
+from hermes.small_file import is_small_file, read_small_file
 
 # The lines of the key `model`: the rest of the file is a user's, and is not parsed.
 BLOCK = re.compile(r"^model:.*\n?(?:(?:[ \t#].*)?\n)*", re.MULTILINE)

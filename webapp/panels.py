@@ -16,13 +16,13 @@ from hermes.choice import prove
 from hermes.learnt import LEARNT, PLUGIN, Learnt, read_learnt
 from hermes.login import load_settings
 from hermes.report import both_names, route_bases, short, substitution, verdict
+from hermes.small_file import is_small_file
 from hermes.urls import SettingError
 from webapp.files.panel import FilesPanel
 from webapp.keep.panel import KeepPanel
 from webapp.panel import ICON, SHORTCUTS, Panel, age, element
 from webapp.sessions import Sessions
 from webapp.settings import AppSettings
-from webapp.small_file import is_small_file
 from webapp.tokens import TokenNews, bearer, log_in, one_line
 
 MARKS = {

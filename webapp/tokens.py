@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from hermes.config import refresh_token
 from hermes.login import sdk_config
+from hermes.small_file import MOST, is_small_file, most_pairs, read_small_file
 from hermes.urls import brief_error, clean_url
 from webapp.settings import AppSettings
-from webapp.small_file import MOST, is_small_file, most_pairs, read_small_file
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hermes.config import parse_config, refresh_token, write_config
+from hermes.config import parse_config, refresh_token, was_proved, write_config
 from hermes.merge import url_of
 from hermes.yaml_text import dump, render
 from tests.conftest import ROOT
@@ -871,6 +871,16 @@ def test_an_odd_memory_stops_nothing(memory: str, tmp_path: Path) -> None:
     (tmp_path / ".config.yaml.setup").write_text(memory)
     refresh_token(path, "new", HOST)
     write_config(path, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
+    assert path.read_text() == DESIGN
+
+
+def test_a_pipe_in_place_of_the_memory_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(DESIGN)
+    os.mkfifo(tmp_path / ".config.yaml.setup")
+    assert was_proved(path) is None
+    with pytest.raises(OSError, match=r"\.config\.yaml\.setup is not a regular file; expected"):
+        refresh_token(path, "new", HOST)
     assert path.read_text() == DESIGN
 
 

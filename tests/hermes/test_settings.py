@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -300,6 +301,17 @@ def test_profiles_that_cannot_be_read_are_one_line_and_nobody_elses_matter(
         assert sdk_config(with_profiles | given, home, timeout=5).authenticate() == {
             "Authorization": f"Bearer {TOKEN}"
         }
+
+
+def test_a_pipe_in_place_of_the_profiles_is_not_waited_for(
+    with_profiles: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / ".databrickscfg").unlink()
+    os.mkfifo(home / ".databrickscfg")
+    assert main([], with_profiles) == 2
+    assert ".databrickscfg cannot be read; expected" in capsys.readouterr().err
+    given = with_profiles | {"DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN}
+    assert load_settings(given).token == TOKEN
 
 
 def test_the_apps_own_login_takes_nothing_from_a_profile(

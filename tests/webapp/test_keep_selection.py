@@ -62,6 +62,7 @@ SELECTED = {
     "projects/.netrc": CREDENTIAL,
     "projects/.aws/": CREDENTIAL,
     "projects/node_modules/": MADE_AGAIN,
+    "projects/uploads/.upload-0123": MADE_AGAIN,
     "projects/a/.venv/": MADE_AGAIN,
     "projects/__pycache__/": MADE_AGAIN,
     "projects/data/big.csv": IGNORED,

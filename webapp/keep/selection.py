@@ -29,7 +29,7 @@ HERMES = """
 # In gitignore's syntax, as what follows; .keepignore may take these back with a "!", no others.
 AGAIN = """
 node_modules/ .venv/ __pycache__/ .cache/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .hypothesis/
-.tox/ .nox/ .ipynb_checkpoints/ *.pyc .DS_Store
+.tox/ .nox/ .ipynb_checkpoints/ *.pyc .DS_Store .upload-*
 """
 OURS = "/plugins/model-providers/databricks/"  # in ~/.hermes: setup brings it, in this version
 CREDENTIALS = """
