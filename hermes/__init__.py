@@ -1,1 +1,1 @@
-"""Installs Hermes Agent and points it at a Databricks route that serves its model; needs only requests and PyYAML."""
+"""Hermes Agent on Databricks: installed, and pointed at a route that serves its model."""

@@ -294,7 +294,7 @@ def why_unreachable(error: Exception) -> str:
 
 
 def brief_error(error: BaseException) -> str:
-    """An error's message on one short line, without what databricks-sdk adds of its own settings."""
+    """An error's message on one short line, without the settings that databricks-sdk adds."""
     said = " ".join(str(error).split(". Config:")[0].split())
     return said[:240].removesuffix(".") or type(error).__name__
 

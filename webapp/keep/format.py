@@ -2,9 +2,9 @@
 
     manifest  JSON: "format": 2, "saved": ISO 8601 in UTC, "files": how many,
               "index": its "size" and "sha256"
-    index     zlib of JSON: `folders`, `files`, `links`, `carried` (the same three, of what could not
-              be put back and stays saved), `blocks` and `packs`; each entry is one of the NamedTuples
-              below, as a list
+    index     zlib of JSON: `folders`, `files`, `links`, `carried` (the same three, of what could
+              not be put back and stays saved), `blocks` and `packs`; each entry is one of the
+              NamedTuples below, as a list
     pack      blocks, each `zlib.compress`ed; a block is a MiB of one file, or its end
 
 A manifest without "format" is of format 1, which had no `carried`.

@@ -45,8 +45,8 @@ class Ignore:
 def _regex(pattern: str) -> str:
     """A pattern of gitignore as a regular expression.
 
-    What follows a wildcard is taken where it first fits, in an atomic group, or a few stars would take
-    years. A star's ends with its name in the path, that of `**/` at the next one.
+    What follows a wildcard is taken where it first fits, in an atomic group, or a few stars would
+    take years. A star's ends with its name in the path, that of `**/` at the next one.
     Source: https://git-scm.com/docs/gitignore#_pattern_format
     """
     regex = name = names = ""  # name and names close the groups that are open

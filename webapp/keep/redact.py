@@ -1,4 +1,4 @@
-"""Hermes's config without the keys that are ours: they are short-lived, and setup writes fresh ones.
+"""Hermes's config without the keys that are ours: they soon end, and setup writes fresh ones.
 
 Nothing else is taken out. A key of the user's own stays in the file, and so is saved: whoever may
 read the volume may read it.
