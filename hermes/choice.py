@@ -167,7 +167,7 @@ class _Chooser:
 
     def _is_worth_asking(self, place: Place, given: str) -> bool:
         """Whether the workspace's list leaves it open that a place serves its model service."""
-        mlflow, _ = own = own_routes(self.settings.host)
+        mlflow, *_ = own = own_routes(self.settings.host)
         if not place.is_service or place.base_url not in own:
             return True
         if self.prover.known(place) or self.prover.learnt.served(place):
