@@ -31,6 +31,8 @@ from hermes.urls import as_dict
 
 log = logging.getLogger(__name__)
 
+LOCK_WAIT = 30.0  # seconds; a setup or a refresh holds the lock for a fraction of one
+
 _MANAGED = {"model", "custom_providers", "fallback_providers", "providers", "mcp_servers"}
 _KINDS = {  # what Hermes understands of the sections that we write to
     "model": (dict, str),
@@ -254,10 +256,23 @@ def _locked(path: Path) -> Iterator[IO[str]]:
         return handle
 
     with open(_beside(path), "r+", opener=opener) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
         for leftover in real.parent.glob(f".{real.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
         yield file
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file; an error says so where another program holds it for `LOCK_WAIT` seconds."""
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(f"{file.name} is locked by another program; end that one") from None
+        time.sleep(0.02)
 
 
 def _recall(file: IO[str]) -> Memory:

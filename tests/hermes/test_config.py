@@ -884,6 +884,19 @@ def test_a_pipe_in_place_of_the_memory_is_not_waited_for(tmp_path: Path) -> None
     assert path.read_text() == DESIGN
 
 
+def test_a_lock_that_is_never_given_back_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(DESIGN)
+    monkeypatch.setattr("hermes.config.LOCK_WAIT", 0.1)
+    with (tmp_path / ".config.yaml.setup").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="is locked by another program"):
+            refresh_token(path, "new", HOST)
+    assert refresh_token(path, "new", HOST)
+
+
 @pytest.mark.fault("hostile YAML")
 def test_a_config_that_is_nested_too_deeply_is_kept_aside(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
