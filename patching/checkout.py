@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hermes.small_file import read_small_file
 from hermes.urls import SettingError
 from patching.app_yaml import add_settings, take_out
 from patching.source import Change, Module, Patch, decode, encode, imports_hermes, patch, restore
@@ -90,14 +91,20 @@ class Checkout:
         """A file's text, None where there is none.
 
         Raises:
-            SettingError: where it is reached through a link, so that it may not be the checkout's.
+            SettingError: where it is reached through a link, so that it may not be the checkout's,
+                or is not a regular file.
+            OSError: where it cannot be read, or is too large.
         """
         path = self.folder
         for part in PurePosixPath(name).parts:
             path /= part
             if path.is_symlink():
                 raise SettingError(f"{name}: it is not valid (a link); expected a file of its own")
-        return decode(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise SettingError(f"{name}: it is not valid (not a file); expected a regular file")
+        return decode(read_small_file(path))
 
     def committed(self, name: str) -> str:
         """A file's text in the last commit, "" where there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,46 +25,44 @@ def write_all(folder: Path, files: Mapping[str, bytes | None]) -> None:
     """
     paths = {folder / name: data for name, data in files.items()}
     old = {path: path.read_bytes() if path.is_file() else None for path in paths}
+    # Where each new content waits: random names, as nothing that is there may be replaced.
+    beside = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}") for path in paths}
     try:
         for path, data in paths.items():
-            _write_beside(path, data)
+            _write_beside(path, beside[path], data)
         for path, data in paths.items():
-            _settle(path, data)
+            _settle(path, beside[path], data)
     except OSError:
         for path, data in old.items():
             with suppress(OSError):
-                _put_back(path, data)
+                _put_back(path, beside[path], data)
         _remove_empty_folders(folder, paths)
         raise
     _remove_empty_folders(folder, paths)
 
 
-def _beside(path: Path) -> Path:
-    """Where a file's new content waits."""
-    return path.with_name(f".{path.name}.new")
-
-
-def _write_beside(path: Path, data: bytes | None) -> None:
+def _write_beside(path: Path, beside: Path, data: bytes | None) -> None:
     """Write a file's new content beside it, with its mode."""
     if data is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    _beside(path).write_bytes(data)
+    with beside.open("xb") as file:
+        file.write(data)
     if path.exists():
-        shutil.copymode(path, _beside(path))
+        shutil.copymode(path, beside)
 
 
-def _settle(path: Path, data: bytes | None) -> None:
+def _settle(path: Path, beside: Path, data: bytes | None) -> None:
     """Put what was written beside a file in its place, or delete the file."""
     if data is None:
         path.unlink(missing_ok=True)
     else:
-        _beside(path).replace(path)
+        beside.replace(path)
 
 
-def _put_back(path: Path, data: bytes | None) -> None:
+def _put_back(path: Path, beside: Path, data: bytes | None) -> None:
     """Give a file its content back, where it has another."""
-    _beside(path).unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)
     if data is None:
         path.unlink(missing_ok=True)
     elif not path.exists() or path.read_bytes() != data:

@@ -535,6 +535,14 @@ def linked(folder: Path) -> None:
     (folder / "app.yaml").symlink_to(folder.parent / "elsewhere.yaml")
 
 
+def in_place_of_app_yaml(make: Callable[[Path], object]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / "app.yaml").unlink()
+        make(folder / "app.yaml")
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -555,6 +563,8 @@ def linked(folder: Path) -> None:
         (write("app.yaml", "env: [\n"), "app.yaml: it is not valid YAML"),
         (uncommitted, "utils.py: _probe_gateway has uncommitted changes"),
         (linked, "app.yaml: it is not valid (a link)"),
+        (in_place_of_app_yaml(os.mkfifo), "app.yaml: it is not valid (not a file)"),
+        (in_place_of_app_yaml(os.mkdir), "app.yaml: it is not valid (not a file)"),
     ],
 )
 def test_what_is_refused_changes_nothing(
@@ -631,15 +641,18 @@ def test_an_interrupted_run_is_finished_or_taken_back(coda: Path) -> None:
 @pytest.mark.fault("file")
 def test_all_files_or_none(tmp_path: Path) -> None:
     (tmp_path / "there.py").write_bytes(b"old")
+    (tmp_path / ".there.py.new").write_bytes(b"somebody's")
     (tmp_path / "gone.py").write_bytes(b"old")
     (tmp_path / "in the way" / "file").mkdir(parents=True)
     files = {"there.py": b"new", "new/file.py": b"new", "gone.py": None, "in the way": b"new"}
     with pytest.raises(OSError, match="in the way"):
         write_all(tmp_path, files)
     assert (tmp_path / "there.py").read_bytes() == (tmp_path / "gone.py").read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gone.py", "in the way", "there.py"]
+    left = [".there.py.new", "gone.py", "in the way", "there.py"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
     del files["in the way"]
     write_all(tmp_path, files)
+    assert (tmp_path / ".there.py.new").read_bytes() == b"somebody's"
     assert (tmp_path / "there.py").read_bytes() == (tmp_path / "new" / "file.py").read_bytes()
     assert not (tmp_path / "gone.py").exists()
 
