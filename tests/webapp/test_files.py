@@ -55,6 +55,7 @@ TAKEN = [
     " ",
     "...",
     "?q=1#fragment",
+    f"{PART}notes.txt",
     "x" * 255,
     "ü" * 127,
 ]
@@ -72,7 +73,7 @@ REFUSED = [
     b"not utf-8 \xff",
     b"x" * 256,
     b"folder/" + b"\xc3\xbc" * 128,
-    PART.encode() + b"x",
+    PART.encode() + b"0" * 32,
     b"",
 ]
 
@@ -375,8 +376,11 @@ def test_what_a_killed_server_left_half_there_goes_at_the_next_start(tmp_path: P
         shutil.copytree(left.parent, root)
     assert [name.startswith(f"uploads/{PART}") for name in names(root) - {"uploads"}] == [True]
 
+    notes = f"{PART}notes.txt"  # a user's
+    (root / "uploads" / notes).touch()
+
     async def start(*_: object) -> None:
-        assert names(root) == {"uploads"}
+        assert names(root) == {"uploads", f"uploads/{notes}"}
 
     asyncio.run(Files(start, root)({"type": "lifespan"}, Mock(), Mock()))
 
@@ -537,9 +541,11 @@ def test_a_list_is_bounded_filtered_and_newest_first(tmp_path: Path) -> None:
     for n in range(30):
         (tmp_path / f"File {n}").touch()
         os.utime(tmp_path / f"File {n}", (n, n))
-    (tmp_path / f"{PART}half").touch()
+    (tmp_path / f"{PART}{'0' * 32}").touch()
+    (tmp_path / f"{PART}notes.txt").touch()
+    os.utime(tmp_path / f"{PART}notes.txt", (-1, -1))
     entries, count = list_folder(tmp_path, [], "", 3)
-    assert ([e.name for e in entries], count) == (["File 29", "File 28", "File 27"], 30)
+    assert ([e.name for e in entries], count) == (["File 29", "File 28", "File 27"], 31)
     entries, count = list_folder(tmp_path, [], "fILE 2", 20)
     assert ([e.name for e in entries][:2], count) == (["File 29", "File 28"], 11)
 
@@ -611,6 +617,7 @@ def test_a_folder_goes_out_as_a_zip_with_all_that_is_its_own(
         "größer 你好": b"",
         "line\nbreak": b"1",
         "run.sh": b"#!",
+        f"{PART}notes.txt": b"a user's",
     }
     for name, body in own.items():
         (top / name).parent.mkdir(exist_ok=True)
@@ -619,7 +626,7 @@ def test_a_folder_goes_out_as_a_zip_with_all_that_is_its_own(
     os.utime(top / "a.txt", (0, 0))
     os.utime(top / "run.sh", (1e11, 1e11))
     (top / os.fsdecode(b"\xff")).write_bytes(b"odd")
-    (top / f"{PART}x").touch()
+    (top / f"{PART}{'0' * 32}").touch()
     (top / "file link").symlink_to(secret)
     (top / "folder link").symlink_to(served.home)
     os.mkfifo(top / "pipe")

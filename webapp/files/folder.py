@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 CHUNK = 256 * 1024  # bytes that are read at once
-# How the name of a file begins while it is being uploaded; it is not listed, and not packed.
+# How the name of a file begins while it is being uploaded; 32 hexadecimal digits follow.
 PART = ".upload-"
+_PART_NAME = re.compile(re.escape(PART) + "[0-9a-f]{32}")
 # O_NONBLOCK: a named pipe would wait for its writer.
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -76,6 +78,11 @@ def closed(handle: int) -> Iterator[int]:
         os.close(handle)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file of this name is being uploaded; it is not listed, and not packed."""
+    return _PART_NAME.fullmatch(name) is not None
+
+
 def list_folder(root: Path, parts: Sequence[str], word: str, most: int) -> tuple[list[Entry], int]:
     """List a folder, newest first.
 
@@ -94,7 +101,7 @@ def list_folder(root: Path, parts: Sequence[str], word: str, most: int) -> tuple
     found = list[Entry]()
     with closed(open_below(root, parts)) as handle, os.scandir(handle) as inside:
         for entry in inside:
-            if word.casefold() in entry.name.casefold() and not entry.name.startswith(PART):
+            if word.casefold() in entry.name.casefold() and not is_part(entry.name):
                 with suppress(OSError):  # it has just gone
                     status = entry.stat(follow_symlinks=False)
                     kind = entry.is_dir(follow_symlinks=False), entry.is_symlink()
@@ -119,7 +126,7 @@ def walk(root: Path, parts: Sequence[str], most: int) -> Iterator[Found]:
             yield Found(folder, None)
             continue
         with closed(handle), os.scandir(handle) as inside:
-            names = [entry.name for entry in inside if not entry.name.startswith(PART)][:most]
+            names = [entry.name for entry in inside if not is_part(entry.name)][:most]
             most -= len(names)
             for name in names:
                 found = Found((*folder, name), _status(name, handle))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from webapp.files.folder import PART, closed, open_below, shown
+from webapp.files.folder import PART, closed, is_part, open_below, shown
 
 UPLOADS = "uploads"  # the folder, below the one that is served, where uploads go
 LIMIT = 500_000_000  # bytes of one file
@@ -137,7 +137,7 @@ class Uploads:
         """Remove what a server that was killed left half there."""
         with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
             for name in os.listdir(home):
-                if name.startswith(PART):
+                if is_part(name):
                     os.unlink(name, dir_fd=home)
 
     def _count_anew(self, key: Key, upload: Upload) -> None:
@@ -210,7 +210,7 @@ def check_names(path: Sequence[str]) -> None:
             raise HTTPException(
                 400, f"{shown(name)}: its name holds a control character, or is not UTF-8"
             )
-        if len(name.encode()) > 255 or name.startswith(PART):
+        if len(name.encode()) > 255 or is_part(name):
             raise HTTPException(
                 400, f"{shown(name)[:60]}…: its name is too long, or one of the app's own"
             )
