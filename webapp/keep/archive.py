@@ -117,6 +117,7 @@ class Archive:
         ] = []  # what the last state was made of; [] where all is to be looked at again
         self._last = Saved("")
         self._tree, self._carried = Tree(), Tree()  # of the last state
+        self._written: dict[str, int] = {}  # the files of the last state, with sizes in bytes
         self._needs: dict[str, set[str]] = {}  # what a whole state needs, by its name
         self._spare = False  # the states that are there: none of them could be read
 
@@ -179,7 +180,7 @@ class Archive:
         return opened
 
     def save(self, files: FilesAPI) -> Saved:
-        """Save what has changed since the last time, if anything has.
+        """Save what has changed since the last time, or is gone from the volume.
 
         Returns:
             What was done.
@@ -198,16 +199,17 @@ class Archive:
         for entry in walk(self.home, leave_out):
             entries.append(entry)
             self._tick()
-        if entries == self._saved:
+        there = self._check(files)
+        whole = self._written.items() <= there.items()
+        if whole and entries == self._saved:
             self._last.saved, self._last.sent = saved.saved, 0
             return self._last
-        there = self._check(files)
         self._packs.forget({n for n, size in self._packs.sizes.items() if there.get(n) != size})
         self._mark_stale(entries)
         writer = PackWriter(self._packs, lambda name, data: self._upload(files, name, data))
         again = self._read_changed(entries, started, writer, leave_out)
         tree = self._as_tree(entries)
-        if tree != self._tree:
+        if tree != self._tree or not whole:
             saved.sent += self._write_state(files, tree, saved.saved)
             self._tree = tree
             if not self._spare:
@@ -342,7 +344,7 @@ class Archive:
         name = f"index-{hashlib.sha256(data).hexdigest()}"
         self._upload(files, name, data)
         there = self._check(files)
-        if any(there.get(one) != size for one, size in {**packs, name: len(data)}.items()):
+        if not {**packs, name: len(data)}.items() <= there.items():
             raise TornError("what was written is not all there")
         self.count += 1
         state = f"state-{self.number:06}-{self.id}-{self.count:06}"
@@ -351,6 +353,7 @@ class Archive:
         if self._download(files, state, MOST_IN_A_MANIFEST) != manifest:
             raise TornError("what was written is not what is there")
         self._needs[state] = {name, *packs}
+        self._written = {**packs, name: len(data), state: len(manifest)}
         return len(data) + len(manifest)
 
     def _clean_up(self, files: FilesAPI, there: Iterable[str]) -> None:
