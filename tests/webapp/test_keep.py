@@ -270,6 +270,19 @@ def test_a_log_makes_a_database_newer_and_an_older_one_goes_with_it(
     assert [path.name for path in back.glob("a.db-*")] == [f"a.db{suffix}"] * stays
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_our_keys_are_emptied_where_a_link_leads_to_the_config(
+    place: Place, link: Callable[[Path, Path], None]
+) -> None:
+    home = place.home()
+    config = home / "projects" / "hermes.yaml"
+    config.write_text("providers: {databricks-gateway: {api_key: k}}\n")
+    link(config, home / ".hermes" / "config.yaml")
+    place.save(place.instance(home))
+    back = place.restored() / "projects" / "hermes.yaml"
+    assert back.read_text() == "providers: {databricks-gateway: {api_key: ''}}\n"
+
+
 def test_projects_may_be_a_link(place: Place) -> None:
     home = place.home()
     (home / "projects").rename(place.folder / "elsewhere")

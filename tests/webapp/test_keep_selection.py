@@ -267,6 +267,10 @@ def test_our_keys_are_emptied_in_a_config_and_nothing_else() -> None:
         ("a: &x [*x]\napi_key: dapi0123456789\n", "a: &x [*x]\napi_key: dapi0123456789\n"),
         ("providers:\n  databricks-gateway:\n    api_key: |-\n      k\n", "providers:\n  databricks-gateway:\n    api_key: ''\n"),
         (f"providers: {{databricks-gateway: {{api_key: &k {TOKEN}}}}}\nmine: *k\n", "providers: {databricks-gateway: {api_key: &k }}\nmine: *k\n"),
+        ("x: &x {api_key: k}\nproviders: {databricks-gateway: {<<: *x}}\n", "x: &x {api_key: ''}\nproviders: {databricks-gateway: {<<: *x}}\n"),
+        ("x: &x {api_key: k}\ncustom_providers: [{<<: [*x], name: databricks-direct}]\n", "x: &x {api_key: ''}\ncustom_providers: [{<<: [*x], name: databricks-direct}]\n"),
+        ("custom_providers: [&x {name: databricks-direct, api_key: k}, {<<: *x, name: mine, api_key: m}]\n", "custom_providers: [&x {name: databricks-direct, api_key: ''}, {<<: *x, name: mine, api_key: m}]\n"),
+        ("custom_providers: [{name: databricks-direct, api_key: k, api_key: l}]\ncustom_providers: []\n", "custom_providers: [{name: databricks-direct, api_key: '', api_key: ''}]\ncustom_providers: []\n"),
     ],
 )  # fmt: skip
 def test_odd_configs_are_emptied_too(text: str, emptied: str) -> None:
@@ -275,9 +279,14 @@ def test_odd_configs_are_emptied_too(text: str, emptied: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "\x00", "a: &x secret\nb: *y", "\xff", "[" * 2000, "#" * (2**20 + 1)]
+    "text",
+    [
+        *("a: [", "\x00", "a: &x secret\nb: *y", "\xff", "[" * 2000, "#" * (2**20 + 1)),
+        "providers: {databricks-direct: {api_key: &k short}}\nmine: *k\n",
+        f'providers: {{databricks-direct: {{api_key: {TOKEN}}}}}\nmine: "Bearer \\x64{TOKEN[1:]}"\n',
+    ],
 )
-def test_a_config_that_cannot_be_read_is_left_out(text: str) -> None:
+def test_a_config_that_cannot_be_emptied_surely_is_left_out(text: str) -> None:
     with pytest.raises(LeftOutError):
         empty_our_keys(text.encode("latin-1"))
 

@@ -51,7 +51,7 @@ from webapp.keep.format import (
 )
 from webapp.keep.packs import Packs, PackWriter
 from webapp.keep.place import Placer
-from webapp.keep.redact import empty_our_keys
+from webapp.keep.redact import empty_our_keys, is_config
 from webapp.keep.selection import MOST_IN_A_FILE, Entry, LeftOut, changed, walk
 
 KEPT = 5  # states
@@ -321,7 +321,7 @@ class Archive:
             if not (now := changed(self.home, entry)):
                 break
             entry = now
-        return empty_our_keys(data) if entry.path == ".hermes/config.yaml" else data
+        return empty_our_keys(data) if is_config(self.home, entry.path) else data
 
     def _as_tree(self, entries: list[Entry]) -> Tree:
         """What is saved of these entries: a file only where the volume has all its blocks."""
