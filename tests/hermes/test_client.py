@@ -156,6 +156,44 @@ def test_a_route_that_refuses_whatever_it_is_sent_is_asked_a_few_times(
     assert next(asked) == most + 1
 
 
+@pytest.mark.fault("token")
+@pytest.mark.parametrize("status", [303, 307])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    asked = list[str]()
+
+    def send_on(odd: Odd) -> None:
+        asked.append(odd.path)
+        odd.send_response(status)
+        odd.send_header("Location", "/elsewhere")
+        odd.send_header("Content-Length", "0")
+        odd.end_headers()
+
+    with odd_server(send_on) as url:
+        asker = prover_for(url).client
+        assert asker.get(f"{url}/list").status == status
+    assert asked == ["/openai/chat/completions", "/openai/list"]
+
+
+def test_no_more_of_an_answer_is_kept_than_was_asked_for() -> None:
+    def answer_in_two(odd: Odd) -> None:
+        head(odd, Content_Length="20")
+        odd.wfile.write(b"x" * 6)
+        odd.wfile.flush()
+        more.wait(5)
+        odd.wfile.write(b"x" * 14)
+
+    more = threading.Event()
+
+    def enough(received: bytes) -> bool:
+        if received:
+            more.set()
+        return False
+
+    with odd_server(answer_in_two) as url:
+        asker = Client(TOKEN, Trust(url.rpartition("/")[0]))
+        assert asker.post(url, {}, 10, enough).body == b"x" * 10
+
+
 def test_plain_http_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

@@ -56,6 +56,7 @@ def test_what_a_model_is_called(model: str, names: tuple[str, str]) -> None:
         ("system.ai.gpt-6", "gpt", True),
         ("system.ai.gpt-5-3-codex", "", False),
         ("databricks-gpt-5-pro", "", False),
+        ("databricks-gpt-5-prose", "gpt", True),
         ("system.ai.gemini-3-1-pro", "gemini", True),
         ("databricks-gpt-oss-120b", "", False),
         ("system.ai.kimi-k3", "", False),
