@@ -10,6 +10,7 @@ import resource
 import shlex
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import uuid
@@ -455,6 +456,22 @@ def test_a_folder_that_becomes_a_link_while_it_is_packed_is_not_followed(tmp_pat
     assert "top/sub" in archive.read("top/LEFT OUT.txt").decode()
 
 
+def test_what_lies_too_deep_for_a_zip_is_left_out_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    place = os.open(tmp_path / "deep", os.O_RDONLY)
+    for _ in range(270):  # in all more than the 65,535 bytes that a name in a zip may have
+        os.mkdir("d" * 250, dir_fd=place)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    archive = Packed(tmp_path, "deep").zip
+    subprocess.run(["rm", "-r", str(tmp_path / "deep")], check=True)  # no test's end meets it
+    (left_out,) = archive.read("deep/LEFT OUT.txt").decode().splitlines()[1:]
+    assert len(archive.namelist()) == folder.LONGEST // 251 + 1
+    assert len(left_out) == len("deep") + 251 * len(archive.namelist())
+
+
 async def finished(known: zips.Zips, key: zips.Key) -> zips.Zip:
     while not known.pack(key).ready:
         await asyncio.sleep(0.001)
@@ -481,6 +498,19 @@ def test_a_folder_that_is_too_large_is_refused(
         for _ in range(2):  # it may be tried again
             with pytest.raises(HTTPException, match=words):
                 await finished(known, key)
+
+    asyncio.run(pack())
+
+
+def test_whatever_goes_wrong_ends_the_packing_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zips, "pack", Mock(side_effect=struct.error("not a number")))
+    (tmp_path / "top").mkdir()
+
+    async def pack() -> None:
+        with pytest.raises(HTTPException, match=r"top: it cannot be packed \(error\)"):
+            await asyncio.wait_for(finished(zips.Zips(tmp_path), zips.Key("word", ("top",))), 10)
 
     asyncio.run(pack())
 

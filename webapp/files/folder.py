@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 CHUNK = 256 * 1024  # bytes that are read at once
+LONGEST = 4096  # bytes of a path below a folder: PATH_MAX of Linux; hardly any program goes deeper
 # How the name of a file begins while it is being uploaded; 32 hexadecimal digits follow.
 PART = ".upload-"
 _PART_NAME = re.compile(re.escape(PART) + "[0-9a-f]{32}")
@@ -37,7 +38,7 @@ class Found(NamedTuple):
     """Something below a folder."""
 
     path: tuple[str, ...]  # names that lead to it from that folder
-    status: os.stat_result | None  # None where it cannot be read
+    status: os.stat_result | None  # None where it cannot be read, or lies too deep
 
 
 def open_below(root: Path, parts: Sequence[str], make: bool = False) -> int:
@@ -112,6 +113,8 @@ def list_folder(root: Path, parts: Sequence[str], word: str, most: int) -> tuple
 def walk(root: Path, parts: Sequence[str], most: int) -> Iterator[Found]:
     """All that is below a folder, uploads on their way left out.
 
+    What has a path of more than `LONGEST` bytes comes without a status, and is not looked into.
+
     Arguments:
         root: the folder that is served.
         parts: names that lead from there to the folder.
@@ -129,7 +132,9 @@ def walk(root: Path, parts: Sequence[str], most: int) -> Iterator[Found]:
             names = [entry.name for entry in inside if not is_part(entry.name)][:most]
             most -= len(names)
             for name in names:
-                found = Found((*folder, name), _status(name, handle))
+                path = (*folder, name)
+                too_long = len(os.fsencode("/".join(path))) > LONGEST
+                found = Found(path, None if too_long else _status(name, handle))
                 if found.status and stat.S_ISDIR(found.status.st_mode):
                     waiting.append(found.path)
                 yield found

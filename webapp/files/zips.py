@@ -82,6 +82,9 @@ class Zip:
             self.file.flush()
         except (HTTPException, OSError, StoppedError) as error:
             self.error = error
+        except Exception as error:  # else whoever waits for it would wait for ever
+            reason = f"it cannot be packed ({type(error).__name__})"
+            self.error = HTTPException(500, f"{shown(self.name)}: {reason}; {TAR}")
         with self._turn:
             self.ended = True
             if self.error or self._unwanted:
@@ -166,7 +169,9 @@ class Zips:
 
 
 def pack(root: Path, parts: Sequence[str], file: IO[bytes], report: Callable[[int], None]) -> None:
-    """Make a zip of a folder. What cannot be read, and links, are not in it; a text in it says so.
+    """Make a zip of a folder.
+
+    Links, what cannot be read, and what lies too deep are not in it; a text in it says so.
 
     Arguments:
         root: the folder that is served.
@@ -184,7 +189,7 @@ def pack(root: Path, parts: Sequence[str], file: IO[bytes], report: Callable[[in
             if not _add(archive, name, found, root, parts, report):
                 left_out.append(shown(name))
         if left_out:
-            lines = ["Links, and what could not be read:", *left_out, ""]
+            lines = ["Links, what could not be read, and what lies too deep:", *left_out, ""]
             archive.writestr(f"{top}/LEFT OUT.txt", "\n".join(lines))
 
 
