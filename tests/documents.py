@@ -47,7 +47,7 @@ def take_pictures() -> None:
 
     from tests.served import Served
     from tests.standin import StandIn
-    from tests.webapp.test_page import FLAGS, PATIENCE, prompt, sees
+    from tests.webapp.browsing import FLAGS, PATIENCE, prompt, sees
 
     chromium = shutil.which("chromium") or sys.exit("chromium, the browser, is not installed")
     with (

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -124,11 +125,20 @@ class Served:
     def processes(self) -> list[str]:
         """The command lines of all that still runs with this app's home."""
         found = []
+        for folder in self._folders():
+            with suppress(OSError):
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    def numbers(self) -> list[int]:
+        """The processes that the app has started, and theirs."""
+        return [n for n in (int(f.name) for f in self._folders()) if n != self.process.pid]
+
+    def _folders(self) -> Iterator[Path]:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 if f"HOME={self.home}\0".encode() in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
-        return found
+                    yield folder
 
 
 class ServedFromHome(Served):

@@ -22,7 +22,6 @@ import nicegui
 from tests.conftest import ROOT
 from tests.served import OWNER, PATIENCE, Served, until
 from tests.standin import StandIn
-from tests.webapp.test_tokens import started
 
 
 def test_importing_the_app_starts_nothing_and_reads_no_setting(tmp_path: Path) -> None:
@@ -73,8 +72,12 @@ def test_a_port_in_use_is_said_and_ends_the_app(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     sys.platform != "linux", reason="asks Linux's prctl, and this is another system"
 )
-def test_no_terminal_may_read_the_apps_own_environment(tmp_path: Path) -> None:
-    assert started(tmp_path, "ctypes.CDLL(None).prctl(3, 0)") == "0"  # PR_GET_DUMPABLE
+@pytest.mark.parametrize("begins", ["app.main(['x'])", "worker.main()"])
+def test_what_holds_a_token_opens_its_memory_and_environment_to_no_shell(begins: str) -> None:
+    asked = f"{begins}; sys.exit(ctypes.CDLL(None).prctl(3))"  # PR_GET_DUMPABLE
+    program = f"import app, ctypes, sys; from webapp.keep import worker; {asked}"
+    command = [sys.executable, "-c", program, "/nowhere", "/Volumes/main/hermes/state"]
+    assert subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +197,15 @@ def test_a_laptop_answers_no_other_host_or_origin(laptop: Served, path: str) -> 
         refuses(laptop, f"GET {path}", headers | {"Connection": "close"})
         refuses(laptop, f"GET {path}", headers | UPGRADE)
     assert laptop.ask(f"GET {path}", {"Host": own, **UPGRADE})[0] == 403
+
+
+def test_a_stranger_reads_why_and_not_whose_it_is(deployed: Served, unowned: Served) -> None:
+    headers = {"Host": "app.example.com", "Connection": "close"}
+    status, answer = deployed.ask("GET /", headers | {"X-Forwarded-Email": "other@example.com"})
+    assert (status, "This app is for its owner alone" in answer) == (403, True)
+    assert "@" not in answer
+    status, answer = unowned.ask("GET /", headers | {"X-Forwarded-Email": OWNER})
+    assert (status, "still finding out who its owner is" in answer) == (503, True)
 
 
 def test_the_owner_reaches_the_page_and_the_socket(deployed: Served) -> None:

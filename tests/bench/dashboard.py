@@ -14,8 +14,7 @@ from tests.bench.terminal import Row, echo, opened
 from tests.conftest import INSTALLED
 from tests.served import Served
 from tests.standin import StandIn
-from tests.webapp.test_dashboard import say
-from tests.webapp.test_page import FLAGS, PROMPT, sees
+from tests.webapp.browsing import FLAGS, PROMPT, say, sees
 
 
 def dashboard_rows() -> Iterator[Row]:

@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 from tests.served import Served, until
 from tests.standin import StandIn
 from tests.standin.files import Volume
-from tests.webapp.test_keep import DRIVER
-from tests.webapp.test_page import FLAGS, sees
+from tests.webapp.browsing import FLAGS, sees
+from tests.webapp.saving import DRIVER
 
 FILES, SIZE = 2000, 100_000  # bytes each
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.conftest import INSTALLED
 from tests.served import Served
 from tests.standin import StandIn
-from tests.webapp.test_page import FLAGS, PROMPT, run, sees
+from tests.webapp.browsing import FLAGS, PROMPT, run, sees
 
 Row = tuple[str, str, str, str]
 

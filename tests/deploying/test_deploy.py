@@ -1140,7 +1140,7 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
     )
     from playwright.sync_api import expect, sync_playwright
 
-    from tests.webapp.test_page import FLAGS, PATIENCE, prompt, sees
+    from tests.webapp.browsing import FLAGS, PATIENCE, prompt, sees
 
     chromium = shutil.which("chromium")
     if not chromium:

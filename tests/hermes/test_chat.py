@@ -34,6 +34,13 @@ from tests.standin.models import completion, events
 from tests.standin.refusals import NAMES
 
 Body = dict[str, Any]
+# What test_provider.py says of each rule without Hermes, and test_worlds.py of Hermes in each world.
+slow = pytest.mark.slow
+
+
+def slow_but(quick: bool) -> list[pytest.MarkDecorator]:
+    """The marks of a case that is one of many: one of them is quick."""
+    return [] if quick else [slow]
 
 
 @pytest.fixture
@@ -120,7 +127,8 @@ RULES: list[tuple[str, str, Body, Body, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("rule", "model", "workspace_is", "config", "said"), RULES, ids=[case[0] for case in RULES]
+    ("rule", "model", "workspace_is", "config", "said"),
+    [pytest.param(*case, id=case[0], marks=slow_but(case[0] == "tool-order")) for case in RULES],
 )
 def test_hermes_fails_without_the_plugin_and_answers_with_it(
     rule: str,
@@ -145,6 +153,7 @@ def test_hermes_fails_without_the_plugin_and_answers_with_it(
     assert {r.status for r in workspace.chats()} == {200}
 
 
+@slow
 def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path) -> None:
     """No plugin can: setup tells people to use another model."""
     configure(hermes_home, url(workspace, "serving-endpoints"), workspace.token, LLAMA)
@@ -158,19 +167,12 @@ def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path
 
 # --- Sessions, all rules on -------------------------------------------------------------------------------------------
 
-# Azure's gateway and direct serving are in the two tests below; the other pairs are slow.
-FAST = [("aws", "mlflow/v1"), ("gcp", "ai-gateway/mlflow/v1")]
 MODELS = {"azure": OPUS_4_6, "aws": OPUS_4_7, "gcp": SONNET}
-SESSIONS = [
-    pytest.param(
-        cloud, route, MODELS[cloud], marks=[] if (cloud, route) in FAST else [pytest.mark.slow]
-    )
-    for cloud in MODELS
-    for route in default_serves()
-]
-SESSIONS += [pytest.param("azure", "openai", GPT)]
+SESSIONS = [(cloud, route, MODELS[cloud]) for cloud in MODELS for route in default_serves()]
+SESSIONS += [("azure", "openai", GPT)]
 
 
+@slow
 @pytest.mark.parametrize(("cloud", "route", "model"), SESSIONS)
 def test_a_session_of_silent_tools(cloud: str, route: str, model: str, hermes_home: Path) -> None:
     """Ten one after the other in one turn, several at once in another."""
@@ -189,6 +191,7 @@ def test_a_session_of_silent_tools(cloud: str, route: str, model: str, hermes_ho
         assert sum(r.read for r in workspace.chats()) > 0 or model == GPT
 
 
+@slow
 def test_a_session_on_the_fallback(workspace: StandIn, hermes_home: Path) -> None:
     workspace.tool_calls = 10
     direct = url(workspace, "serving-endpoints")
@@ -308,6 +311,7 @@ class _Other(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
+@slow
 def test_what_goes_to_another_host_is_the_same_to_the_byte(
     workspace: StandIn, hermes_home: Path
 ) -> None:

@@ -40,8 +40,6 @@ from tests.mocked import (
     settings_for,
 )
 
-KILLS = 200
-
 # --- Any YAML ---------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
@@ -207,9 +205,15 @@ def env(tmp_path: Path) -> dict[str, str]:
     return {"HOME": str(tmp_path), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN, **more}
 
 
-@pytest.mark.fault("killed", KILLS)
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(30, marks=pytest.mark.fault("killed", 30)),
+        pytest.param(200, marks=[pytest.mark.fault("killed", 200), pytest.mark.slow]),
+    ],
+)
 def test_killed_at_any_moment_the_file_is_whole_and_private(
-    env: dict[str, str], tmp_path: Path
+    env: dict[str, str], tmp_path: Path, kills: int
 ) -> None:
     path = tmp_path / ".hermes" / "config.yaml"
     users = "memory: {a: 1}\n"
@@ -226,8 +230,8 @@ def test_killed_at_any_moment_the_file_is_whole_and_private(
         users + DESIGN.replace(TOKEN, "other"),
         DESIGN.replace(TOKEN, "other"),
     }
-    while killed < KILLS:
-        assert turn < 50 * KILLS
+    while killed < kills:
+        assert turn < 50 * kills
         turn += 1
         if turn % 4 == 0:
             path.write_text(users)

@@ -20,7 +20,6 @@ from hermes.rules import RULES
 from hermes.urls import SettingError
 from tests.conftest import ROOT
 from tests.mocked import DIRECT, EVENT, MLFLOW, OPENAI, OPUS_4_7, OWN, TOKEN
-from tests.standin.reported import read_report
 
 STRICT = RULES["strict"]
 TAKEN, WORDS = Said(True, 200), "tools.0.custom.strict: Extra inputs are not permitted"
@@ -182,7 +181,7 @@ def test_a_report_is_for_its_owner_and_replaces_a_report_alone(tmp_path: Path) -
     path = tmp_path / "hermes-report.json"
     write_report(path, REPORT)
     write_report(path, REPORT | {"world": "both"})
-    assert read_report(path)["world"] == "both"
+    assert json.loads(path.read_text())["world"] == "both"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [*tmp_path.iterdir()] == [path]
 
@@ -206,7 +205,7 @@ def test_another_file_is_not_replaced(there: str, tmp_path: Path) -> None:
         path.write_text(there)
     with pytest.raises(SettingError, match=re.escape("hermes-report.json: it is not a report")):
         write_report(path, REPORT | {"world": "both"})
-    assert read_report(other) == REPORT
+    assert json.loads(other.read_text()) == REPORT
     assert there in ("link", "folder") or path.read_text() == there
 
 

@@ -30,8 +30,8 @@ import webapp.dashboard.process as process
 from tests.served import OWNER, Served, until
 from tests.standin import OPUS_4_7, SONNET, StandIn
 from tests.standin.runner import Runner
-from tests.webapp.test_page import FLAGS, line, prompt, sees, shot
-from tests.webapp.test_page import PATIENCE as BROWSERS_PATIENCE
+from tests.webapp.browsing import FLAGS, line, prompt, say, sees, shot
+from tests.webapp.browsing import PATIENCE as BROWSERS_PATIENCE
 from webapp.dashboard.process import DashboardProcess
 from webapp.dashboard.proxy import ANSWERED, ASKED, chosen, redirected, target
 from webapp.keep.selection import walk
@@ -178,12 +178,6 @@ def hermes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.write_text(HERMES)
     program.chmod(0o755)
     return folder
-
-
-@pytest.fixture(scope="module")
-def workspace() -> Iterator[StandIn]:
-    with StandIn() as standin:
-        yield standin
 
 
 @pytest.fixture(scope="module")
@@ -593,17 +587,6 @@ def open_page(browser: Browser, errors: list[str], url: str, status: int = 200) 
     assert answer
     assert answer.status == status
     return page
-
-
-def say(tab: Page, text: str) -> None:
-    """Ask in the dashboard's chat, and wait for the answer."""
-    sees(tab, "ready")
-    tab.locator(".xterm-helper-textarea").focus()
-    tab.keyboard.type(text)
-    sees(tab, text)
-    tab.keyboard.press("Enter")
-    words = f"/: {text}/.test(document.querySelector('.xterm-rows').textContent)"
-    tab.wait_for_function(words)
 
 
 def ask(tab: Page, method: str, path: str, **body: object) -> Any:

@@ -25,10 +25,11 @@ from unittest.mock import Mock
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pytest
-from starlette.exceptions import HTTPException
 
 pytest.importorskip("nicegui", reason="the app needs nicegui, which is not installed")
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
+
+from starlette.exceptions import HTTPException
 
 from tests.served import OWNER, PATIENCE, Served, until
 from tests.standin import StandIn

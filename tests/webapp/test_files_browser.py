@@ -15,11 +15,8 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 from playwright.sync_api import Page, expect
 
 from tests.served import Served, until
+from tests.webapp.browsing import Open, dialog, drop, ready, shot, typed
 from tests.webapp.front import Front
-from tests.webapp.test_page import Open, browser, shells, shot, window, workspace
-from tests.webapp.test_panels import dialog, drop, ready, typed
-
-__all__ = ["browser", "shells", "window", "workspace"]  # pytest finds these fixtures here
 
 
 @pytest.fixture

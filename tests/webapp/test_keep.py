@@ -36,6 +36,7 @@ from tests.conftest import ROOT
 from tests.served import until
 from tests.standin import StandIn
 from tests.standin.files import Volume
+from tests.webapp.saving import DRIVER, savers
 from webapp.keep import archive, content, format, lines, packs
 from webapp.keep import selection as kept
 from webapp.keep import worker as saver
@@ -123,21 +124,6 @@ def tree(home: Path) -> dict[str, Any]:
         else:
             found[name] = (stat.S_IMODE(info.st_mode), info.st_mtime_ns, path.read_bytes())
     return found
-
-
-def everything(volume: Volume) -> bytes:
-    """All bytes that were ever sent, unpacked too, and every header but the one for the token."""
-    seen = b""
-    for call in volume.calls:
-        said = {name: value for name, value in call.headers.items() if name != "authorization"}
-        seen += json.dumps([call.path, call.query, said]).encode() + call.body
-        with contextlib.suppress(zlib.error):
-            rest = call.body
-            while rest:
-                one = zlib.decompressobj()
-                seen += one.decompress(rest)
-                rest = one.unused_data
-    return seen
 
 
 # --- What comes back ---------------------------------------------------------
@@ -1005,23 +991,6 @@ def test_many_small_packs_are_put_together(place: Place) -> None:
 
 # --- Restarts ----------------------------------------------------------------
 
-DRIVER = """
-import asyncio, os, signal, sys
-from functools import partial
-from hermes.login import sdk_config
-from webapp.keep.keeper import Keeper
-from webapp.settings import read_settings
-
-settings = read_settings(os.environ)
-keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.2)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(keeper.stop()))
-keeper.start()
-asyncio.run(keeper.restored(lambda line: print("back:", line, flush=True)))
-print("open", flush=True)
-while True:
-    signal.pause()
-"""
-
 
 class Instance:
     """An app without a page: its keeper, in a process of its own, with a fresh disk."""
@@ -1200,17 +1169,6 @@ def test_nothing_is_lost_at_a_restart(place: Place, restarts: int) -> None:
     assert graceful >= restarts // 3
     assert torn == 0
     assert len(volume.names("state-")) <= 7
-
-
-def savers(home: Path) -> list[int]:
-    """The processes that save for a home."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"webapp.keep.worker" in command and str(home).encode() in command:
-                found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.fault("volume")

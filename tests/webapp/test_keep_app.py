@@ -1,7 +1,5 @@
 """What outlives a restart, as its user meets it: the real app, the real Hermes, a real browser, on the stand-in's volume."""
 
-# ruff: noqa: F811 (fixtures of another file)
-
 from __future__ import annotations
 
 import json
@@ -9,7 +7,6 @@ import resource
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +22,11 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 import trustme
 from playwright.sync_api import Page, expect
 
-from tests.conftest import ROOT
 from tests.served import OWNER, Served, until
 from tests.standin import Answer, Call, StandIn
 from tests.standin.files import Volume
-from tests.webapp.test_keep import everything, savers
-from tests.webapp.test_page import Open, browser, line, sees, window  # noqa: F401
+from tests.webapp.browsing import Open, line, sees
+from tests.webapp.saving import everything, savers
 from webapp.keep.keeper import DISK
 
 PATH = "/Volumes/main/hermes/state"
@@ -80,16 +76,6 @@ def test_no_shell_can_read_what_logs_in(workspace: StandIn, volume: Volume) -> N
         )
         assert not any(secret in call.body for call in volume.calls)
     until(lambda: not saver.exists(), lambda: "the process that saves stays")
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux, which is not here")
-@pytest.mark.parametrize("begins", ["app.main(['x'])", "saver.main()"])
-def test_what_holds_a_token_opens_its_memory_and_environment_to_no_shell(begins: str) -> None:
-    program = f"import app, ctypes, sys; from webapp.keep import worker as saver; {begins}; sys.exit(ctypes.CDLL(None).prctl(3))"
-    command = [sys.executable, "-c", program, "/nowhere", PATH]
-    assert (
-        subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode == 0
-    )  # PR_GET_DUMPABLE
 
 
 @contextmanager

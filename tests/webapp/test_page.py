@@ -7,17 +7,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,177 +22,30 @@ pytest.importorskip("nicegui", reason="the app needs nicegui, which is not insta
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Route, expect
 
 from tests.conftest import ROOT
-from tests.served import OWNER, Served, until
+from tests.served import Served, until
 from tests.standin import OPUS_4_7, StandIn
-from tests.webapp.test_tokens import write_config
+from tests.webapp.browsing import (
+    BUFFER,
+    CLIPBOARD,
+    PATIENCE,
+    PROMPTS,
+    SCREEN,
+    Open,
+    Relay,
+    copied,
+    line,
+    link,
+    prompt,
+    run,
+    sees,
+    shot,
+    tabs,
+)
+from tests.webapp.logins import write_config
 from webapp.description import describe
-
-SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
-PATIENCE = 60_000  # milliseconds
-PROMPT = "\u276f"  # Hermes's
-PROMPTS = "projects#" if os.getuid() == 0 else "projects$"  # the shell's
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SCREEN = "Object.values(mounted_app.$refs).find(r => r?.terminal)"
-BUFFER = """() => {
-  const page = Object.values(mounted_app?.$refs ?? {}).find(r => r?.terminal);
-  if (!page) return "";
-  const buffer = page.terminal.buffer.active;
-  return Array.from({length: buffer.length}, (_, y) => buffer.getLine(y).translateToString(true)).join("\\n");
-}"""
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium, the browser, is not installed")
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def window(browser: Browser) -> Iterator[Open]:
-    """Opens windows of 1200 by 700 pixels; fails if one of them reports an error of its own."""
-    contexts, errors = [], []
-
-    def open_window(url: str, **options: object) -> Page:
-        whole: dict[str, Any] = {"viewport": {"width": 1200, "height": 700}, **options}
-        contexts.append(browser.new_context(**whole))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        return page
-
-    yield open_window
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
-@pytest.fixture(scope="module")
-def workspace() -> Iterator[StandIn]:
-    with StandIn() as standin:
-        yield standin
-
-
-@pytest.fixture
-def shells(workspace: StandIn) -> Iterator[Served]:
-    """The app without Hermes."""
-    with Served(workspace.env) as served:
-        yield served
-
-
-def shot(page: Page, name: str) -> None:
-    """Keep a picture of what the person sees."""
-    drawn(page)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
-
-
-def drawn(page: Page) -> None:
-    """Wait until nothing moves any more, and the last frame is drawn."""
-    moving = "document.getAnimations().filter(a => a.effect.getComputedTiming().endTime < Infinity)"  # a cursor blinks for ever
-    page.evaluate(f"Promise.allSettled({moving}.map(animation => animation.finished))")
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def sees(page: Page, text: str) -> None:
-    """Wait until a text is on the terminal's screen."""
-    expect(page.locator(".xterm-rows")).to_contain_text(text, timeout=PATIENCE)
-
-
-def line(page: Page, text: str) -> None:
-    """Wait until the thin line says something."""
-    expect(page.locator(".line")).to_contain_text(text, timeout=PATIENCE)
-
-
-def link(page: Page, text: str) -> None:
-    """Wait until the dot's word is this one."""
-    word = "() => getComputedStyle(document.querySelector('.link'), '::after').content"
-    page.wait_for_function(f"({word})().includes({text!r})", timeout=PATIENCE)
-
-
-CLIPBOARD = "navigator.clipboard.readText()"
-
-
-def copied(page: Page, text: str) -> None:
-    """Wait until a text is in the clipboard."""
-    until(
-        lambda: page.evaluate(CLIPBOARD) == text,
-        lambda: f"{page.evaluate(CLIPBOARD)!r} is in the clipboard",
-    )
-
-
-def run(page: Page, command: str) -> None:
-    page.locator(".xterm-helper-textarea").focus()
-    page.keyboard.type(f"{command}\n")
-
-
-def prompt(page: Page) -> None:
-    """Wait for Hermes's prompt."""
-    sees(page, PROMPT)
-
-
-def tabs(page: Page) -> list[str]:
-    return page.locator(".tabs .number").all_inner_texts()
-
-
-class Relay:
-    """A wire between the browser and the app that can be cut; a context manager."""
-
-    def __init__(self, port: int) -> None:
-        self.target, self.up, self.pairs = port, True, list[socket.socket]()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://localhost:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Relay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cut()
-        self.listener.close()
-
-    def cut(self) -> None:
-        """Lose every connection, and each new one."""
-        self.up = False
-        for connection in self.pairs:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self.listener.accept()
-                if not self.up:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self.pairs += [near, far]
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError), closing(sink):
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-
 
 # --- Hermes ---------------------------------------------------------------------------------------------------------------
 
@@ -283,7 +133,7 @@ def test_no_config_holds_up_the_line_or_the_token(tmp_path: Path, kind: str) -> 
         resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
         from webapp.description import describe
         from webapp.tokens import keep_token_fresh, TokenNews
-        from tests.webapp.test_tokens import Login
+        from tests.webapp.logins import Login
         config, news = pathlib.Path(sys.argv[1]), TokenNews()
         print(describe(config))
         try: keep_token_fresh(config, lambda: Login(lambda: "one"), lambda _: 1 / 0, news)
@@ -376,6 +226,7 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         shot(page, "5-second-terminal")
 
 
+@pytest.mark.slow
 def test_after_a_restart_the_page_says_how_the_conversation_goes_on(
     window: Open, installed_hermes: Path, workspace: StandIn, tmp_path: Path
 ) -> None:
@@ -403,6 +254,7 @@ def test_after_a_restart_the_page_says_how_the_conversation_goes_on(
         sees(page, "openai: good morning")
 
 
+@pytest.mark.slow
 def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Path) -> None:
     with StandIn(oauth=9) as standin, Served(standin.env, installed_hermes) as served:
         page = window(served.url)
@@ -628,7 +480,7 @@ def test_numbers_beyond_any_screen_hang_nothing(window: Open, shells: Served) ->
     for final in ["b", "L", "M", "S", "T", "@", "P", "X", "I", "Z", " @", " A", "'}", "'~"]:
         run(page, f'printf "x\\e[999999999{final}\\n"; echo after $((1))')
         sees(page, "after 1")
-        run(page, "reset; clear")
+        run(page, "printf '\\ec'")
         page.wait_for_function(f"() => !({BUFFER})().includes('after 1')")
     run(page, "printf 'x\\e[3by\\n'")
     sees(page, "xxxxy")
@@ -843,6 +695,7 @@ def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Serve
 def test_a_slow_page_gets_its_terminal_and_quick_reloads_leave_no_traceback(
     window: Open, shells: Served
 ) -> None:
+    before = len(shells.log.read_text())
     page = window(shells.url)
     for _ in range(40):
         page.goto(shells.url, wait_until="commit")
@@ -854,7 +707,7 @@ def test_a_slow_page_gets_its_terminal_and_quick_reloads_leave_no_traceback(
     page.route("**/xterm.css", late)
     page.goto(shells.url)
     sees(page, "Hermes is turned off")
-    assert "Traceback" not in shells.log.read_text()
+    assert "Traceback" not in shells.log.read_text()[before:]
 
 
 def test_two_windows_share_one_session(window: Open, shells: Served) -> None:
@@ -923,7 +776,11 @@ def test_answers_of_the_emulator_are_not_typed_again_on_reload(
     assert not re.search(r"[#$] .*\d+;\d+[Rc].*echo clean", page.evaluate(BUFFER))
 
 
-@pytest.mark.parametrize("seconds", [0.5, 12.0], ids=["for a moment", "for longer"])
+@pytest.mark.parametrize(
+    "seconds",
+    [0.5, pytest.param(12.0, marks=pytest.mark.slow)],
+    ids=["for a moment", "for longer"],
+)
 def test_a_lost_connection_comes_back_to_the_same_session(
     window: Open, shells: Served, seconds: float
 ) -> None:
@@ -1069,35 +926,21 @@ def test_a_terminal_that_does_not_exist_is_another_one(window: Open, shells: Ser
         page.context.close()
 
 
-def test_strangers_see_a_plain_page(window: Open, workspace: StandIn) -> None:
-    with Served(workspace.env, DATABRICKS_APP_NAME="hermes", APP_OWNER=OWNER) as served:
-        page = window(served.url, extra_http_headers={"X-Forwarded-Email": "other@example.com"})
-        expect(page.locator("body")).to_contain_text("This app is for its owner alone")
-        assert "@" not in page.content()
-        shot(page, "10-refused")
-    with (
-        StandIn(creator="") as standin,
-        Served(standin.env, DATABRICKS_APP_NAME="hermes") as served,
-    ):
-        page = window(served.url, extra_http_headers={"X-Forwarded-Email": OWNER})
-        expect(page.locator("body")).to_contain_text("still finding out who its owner is")
-        shot(page, "11-owner-unknown")
-
-
 @pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="finds processes in /proc, which is not here"
 )
-def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
-    run(page, "(trap '' HUP TERM INT; echo stubborn $((1)); while :; do sleep 600; done) &")
-    sees(page, "stubborn 1")
-    run(page, "setsid sleep 600 & sleep 600")
-    until(
-        lambda: sum("sleep 600" in p for p in shells.processes()) >= 3,
-        lambda: str(shells.processes()),
-    )
-    shells.process.send_signal(signal.SIGTERM)
-    shells.process.wait(5)
-    assert shells.processes() == []
-    assert "Traceback" not in shells.log.read_text()
+def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, workspace: StandIn) -> None:
+    with Served(workspace.env) as served:
+        page = window(served.url)
+        sees(page, "Hermes is turned off")
+        run(page, "(trap '' HUP TERM INT; echo stubborn $((1)); while :; do sleep 600; done) &")
+        sees(page, "stubborn 1")
+        run(page, "setsid sleep 600 & sleep 600")
+        until(
+            lambda: sum("sleep 600" in p for p in served.processes()) >= 3,
+            lambda: str(served.processes()),
+        )
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(5)
+        assert served.processes() == []
+        assert "Traceback" not in served.log.read_text()

@@ -20,28 +20,31 @@ pytest.importorskip("nicegui", reason="the app needs nicegui, which is not insta
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from hermes.config import was_proved
 from hermes.learnt import LEARNT, PLUGIN, Learnt
 from tests.served import Served, ServedFromHome, until
 from tests.standin import OPUS_4_7, StandIn
-from tests.webapp.test_page import (
+from tests.webapp.browsing import (
     BUFFER,
+    PHONE,
     Open,
     Relay,
-    browser,
+    dialog,
+    drop,
     line,
+    named,
     prompt,
+    ready,
     run,
     sees,
-    shells,
     shot,
+    slow,
     tabs,
-    window,
-    workspace,
+    typed,
 )
-from tests.webapp.test_tokens import Login, write_config
+from tests.webapp.logins import Login, write_config
 from webapp import panels as panel
 from webapp.files.panel import size
 from webapp.panel import age
@@ -49,52 +52,7 @@ from webapp.panels import ask_routes, token_line
 from webapp.settings import read_settings
 from webapp.tokens import TokenNews, keep_token_fresh
 
-__all__ = ["browser", "shells", "window", "workspace"]  # pytest finds these fixtures here
-
-PHONE = {"width": 390, "height": 844}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
-
-def drop(page: Page, *paths: Path) -> None:
-    """Drop files and folders of this machine on the page, as its window manager would."""
-    devtools = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
-
-
-def slow(page: Page) -> None:
-    """A line that sends 5 MB a second."""
-    limits = {
-        "offline": False,
-        "latency": 0,
-        "downloadThroughput": -1,
-        "uploadThroughput": 5_000_000,
-    }
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
-
-
-def dialog(page: Page, name: str) -> Locator:
-    return page.get_by_role("dialog", name=name)
-
-
-def named(panel: Locator) -> None:
-    """Whatever a person can act on has a name for a screen reader."""
-    acts = re.findall(
-        r"- (?:button|link|textbox|region|img|list)\b.*", snapshot := panel.aria_snapshot()
-    )
-    assert len(acts) > 4, snapshot
-    assert [act for act in acts if not re.match(r'- \w+ "\S', act)] == [], snapshot
-
-
-def typed(page: Page, text: str) -> None:
-    """Wait until a text stands at the prompt, however it is broken into rows."""
-    page.wait_for_function(f"text => (({BUFFER})()).replaceAll('\\n', '').includes(text)", arg=text)
-
-
-def ready(page: Page) -> None:
-    sees(page, "projects#" if os.getuid() == 0 else "projects$")
-
 
 # --- In -------------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +140,7 @@ def test_a_pasted_image_lands_and_pasted_text_is_typed(window: Open, shells: Ser
 
 @pytest.mark.fault("disk full")
 def test_what_goes_wrong_with_an_upload_is_one_line_each(
-    window: Open, shells: Served, tmp_path: Path
+    window: Open, shells: Served, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "small.txt").write_text("small")
     (tmp_path / "big.bin").write_bytes(bytes(30_000_000))
@@ -193,6 +151,9 @@ def test_what_goes_wrong_with_an_upload_is_one_line_each(
     ready(page)
     before = resource.prlimit(shells.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(shells.process.pid, resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    request.addfinalizer(
+        lambda: resource.prlimit(shells.process.pid, resource.RLIMIT_FSIZE, before)
+    )
     drop(
         page, *(tmp_path / name for name in ("small.txt", "big.bin", "line\nbreak.txt", "huge.bin"))
     )
@@ -409,14 +370,11 @@ def test_files_can_be_chosen_where_nothing_can_be_dropped(
 # --- Routes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("viewport", [None, PHONE], ids=["1200", "390"])
 def test_the_routes_panel_tells_why_hermes_does_not_answer(
-    window: Open, installed_hermes: Path, viewport: dict[str, int] | None
+    window: Open, installed_hermes: Path
 ) -> None:
     with StandIn(feature_disabled=True) as standin, Served(standin.env, installed_hermes) as served:
         page = window(served.url)
-        if viewport:
-            page.set_viewport_size(viewport)  # type: ignore[arg-type]
         prompt(page)
         line(page, "databricks-claude-opus-4-6 · direct")
         page.keyboard.press("Control+Shift+G")
@@ -428,9 +386,11 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         expect(routes).to_contain_text(f"workspace: https://{standin.workspace_host}")
         expect(routes).to_contain_text("Token: DATABRICKS_TOKEN")
         assert standin.token not in page.content()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         named(routes)
-        shot(page, f"19-routes-{viewport['width'] if viewport else 1200}")
+        for size in ({"width": 1200, "height": 700}, PHONE):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            shot(page, f"19-routes-{size['width']}")
 
         # The workspace's admin has turned it on: a person sees it, and sets up again, by keys alone.
         standin.feature_disabled = False

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -18,33 +16,10 @@ pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not 
 
 
 from hermes.config import refresh_token
-from tests.conftest import ROOT
 from tests.standin import StandIn
+from tests.webapp.logins import HOST, Login, write_config
 from webapp import tokens
-
-
-def write_config(path: Path, base_url: str, key: str = "old") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model = {"default": "m", "provider": "custom", "base_url": base_url, "api_key": key}
-    providers = [{"name": "databricks-gateway", "base_url": base_url, "api_key": key}]
-    path.write_text(
-        yaml.safe_dump({"model": model, "custom_providers": providers}, sort_keys=False)
-    )
-
-
-HOST = "https://adb-1.2.azuredatabricks.net"
-
-
-class Login:
-    """A login, as far as `keep_token_fresh` knows databricks-sdk's."""
-
-    host = HOST
-
-    def __init__(self, ask: Callable[[], str]) -> None:
-        self.ask = ask
-
-    def authenticate(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.ask()}"}
+from webapp.settings import read_settings
 
 
 class Stop(BaseException):
@@ -205,35 +180,33 @@ def test_a_token_never_has_less_than_five_minutes_to_live(
     assert 300 <= min(left) < life / 2
 
 
-def started(tmp_path: Path, code: str, **env: str) -> str:
-    """What some code says where the app would begin to serve."""
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **env}
-    instead = f"app.listen = lambda settings: None\napp.serve = lambda settings, _: print({code})"
-    script = f"import app, ctypes, os\nfrom webapp import tokens\n{instead}\napp.main([])"
-    return subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
-    ).stdout.strip()
+@pytest.fixture
+def log_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, str]], Any]:
+    """Logs in as the app does, with that environment and a home of its own."""
+
+    def log_in(env: dict[str, str]) -> Any:
+        own = env | {"HOME": str(tmp_path)}
+        for name, value in own.items():  # databricks-sdk reads the process's own
+            monkeypatch.setenv(name, value)
+        return tokens.log_in(read_settings(own))
+
+    return log_in
 
 
-@pytest.mark.parametrize("token", ["", " \n"])
-def test_a_blank_token_is_none(tmp_path: Path, token: str) -> None:
+@pytest.mark.parametrize("token", ["", " \n", "dapi-bound"])
+def test_the_apps_own_secret_goes_before_a_token(
+    log_in: Callable[[dict[str, str]], Any], token: str
+) -> None:
     with StandIn(oauth=600) as standin:
-        env = standin.env | {
-            "DATABRICKS_TOKEN": token,
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(tmp_path),
-        }
-        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
-
-
-def test_the_apps_own_secret_goes_before_a_token(tmp_path: Path) -> None:
-    with StandIn(oauth=600) as standin:
-        env = standin.env | {"DATABRICKS_TOKEN": "dapi-bound", "HOME": str(tmp_path)}
-        assert started(tmp_path, "tokens.bearer(app.log_in(settings))", **env) in standin._expiring
+        login = log_in(standin.env | {"DATABRICKS_TOKEN": token})
+        assert tokens.bearer(login) in standin._expiring
+        assert login.host == f"https://{standin.workspace_host}"
 
 
 @pytest.mark.parametrize("token", [{}, {"DATABRICKS_TOKEN": " \n"}])
-def test_a_host_finds_its_own_profile(token: dict[str, str], tmp_path: Path) -> None:
+def test_a_host_finds_its_own_profile(
+    log_in: Callable[[dict[str, str]], Any], token: dict[str, str], tmp_path: Path
+) -> None:
     with StandIn() as standin:
         ours = f"[work]\nhost = {standin.env['DATABRICKS_HOST']}\ntoken = dapi-work\n"
         profiles = (
@@ -241,14 +214,7 @@ def test_a_host_finds_its_own_profile(token: dict[str, str], tmp_path: Path) -> 
         )
         (tmp_path / ".databrickscfg").write_text(profiles)
         env = {name: value for name, value in standin.env.items() if name != "DATABRICKS_TOKEN"}
-        assert (
-            started(
-                tmp_path,
-                "tokens.bearer(app.log_in(settings))",
-                **env | token | {"HOME": str(tmp_path)},
-            )
-            == "dapi-work"
-        )
+        assert tokens.bearer(log_in(env | token)) == "dapi-work"
 
 
 def test_a_token_waits_until_the_setup_has_moved_the_config_to_its_workspace(
@@ -275,12 +241,3 @@ def test_a_config_that_cannot_be_renewed_is_logged_once(
     with pytest.raises(Stop):
         tokens.keep_token_fresh(config, lambda: Login(lambda: "one"), sleep)
     assert caplog.text.count("is not renewed") == 1
-
-
-def test_the_workspace_is_the_logins(tmp_path: Path) -> None:
-    with StandIn(oauth=600) as standin:
-        env = standin.env | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-        assert (
-            started(tmp_path, "app.log_in(settings).host", **env)
-            == f"https://{standin.workspace_host}"
-        )
