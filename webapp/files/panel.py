@@ -13,7 +13,7 @@ from webapp.files.folder import Entry, address, list_folder, shown, text
 from webapp.panel import ICON, Panel, age, element
 
 MOST = 200  # entries shown of one folder
-SCRIPTS = ("wire", "drop", "fetch")
+SCRIPTS = ("wire.js", "drop.js", "fetch.js")
 
 
 class FilesPanel:
@@ -21,7 +21,7 @@ class FilesPanel:
 
     def __init__(self, panels: list[Panel], root: Path) -> None:
         here = Path(__file__).parent
-        script = "\n".join((here / f"{name}.js").read_text() for name in SCRIPTS)
+        script = "\n".join((here / name).read_text() for name in SCRIPTS)
         ui.add_body_html(f"<script>{script}</script>")
         self.root, self.parts, self.reading = root, list[str](), 0
         self.panel = Panel(panels, "Files", "E", self.read)
