@@ -88,8 +88,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def env(home: Path) -> dict[str, str]:
     """Settings for a workspace on Azure whose gateway answers, without MCP servers."""
+    from tests.hosts import AZURE_GATEWAY
     from tests.mocked import HOST, TOKEN
-    from tests.test_utils import AZURE_GATEWAY
 
     given = {
         "HOME": str(home),

@@ -16,7 +16,7 @@ from hermes.routes import Place, Routes
 from hermes.settings import HermesSettings
 from hermes.trust import DIRECT as DIRECT_NAME
 from hermes.trust import GATEWAY, SECOND, is_our_name
-from tests.test_utils import AZURE, AZURE_GATEWAY
+from tests.hosts import AZURE, AZURE_GATEWAY
 
 HOST, TOKEN = f"https://{AZURE}", "dapi0123456789abcdef"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import FAULTS, ROOT
+from tests.modules import imports, modules, needed
 
 # Set by Databricks Apps, by CODA's parent process, or databricks-sdk's or Hermes's own.
 PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
@@ -19,45 +18,6 @@ LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of 
 
 
 # --- Layers --------------------------------------------------------------------------------------
-
-
-@cache
-def modules() -> dict[str, Path]:
-    """The program's own modules by dotted name."""
-    files = [
-        *ROOT.glob("*.py"),
-        *ROOT.glob("hermes/**/*.py"),
-        *ROOT.glob("webapp/**/*.py"),
-        *ROOT.glob("deploying/*.py"),
-        *ROOT.glob("patching/*.py"),
-    ]
-    return {
-        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
-        for f in files
-    }
-
-
-@cache
-def imports(name: str) -> set[str]:
-    """The modules of ours that one of them imports."""
-    found = set()
-    for node in ast.walk(ast.parse(modules()[name].read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules().keys()
-
-
-def needed(name: str) -> set[str]:
-    """A module and all that it needs of ours, with the packages and the programs they start."""
-    found, new = set[str](), {name}
-    while new:
-        found |= new
-        started = {"setup_hermes", "webapp.keep.worker"} if "webapp.sessions" in new else set()
-        packages = {n.rpartition(".")[0] for n in new} & modules().keys()
-        new = set[str]().union(packages, started, *map(imports, new)) - found
-    return found
 
 
 def layer(module: str) -> int:
@@ -113,6 +73,18 @@ def test_the_drawing_is_what_is_imported() -> None:
     drawn = {(names.get(start, start), names.get(end, end)) for start, end in arrows}
     anybodys = {(start, "hermes.urls") for start, _ in imported}
     assert {(a, b) for a, b in imported if a != b} - anybodys == drawn - anybodys
+
+
+def test_no_test_imports_from_another() -> None:
+    """What tests share is in a conftest.py, or in a module that holds no test."""
+    found = [
+        f"{file.relative_to(ROOT)}: {module}"
+        for file in (ROOT / "tests").rglob("*.py")
+        for module in re.findall(
+            r"^ *(?:from|import) (tests[\w.]*\.test_\w+)", file.read_text(), re.M
+        )
+    ]
+    assert found == []
 
 
 # --- Documents -----------------------------------------------------------------------------------

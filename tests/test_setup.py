@@ -11,12 +11,12 @@ import pytest
 import responses
 
 from setup_hermes import main
+from tests.hosts import AZURE_GATEWAY, ID
 from tests.mocked import (
     MLFLOW,
     OPUS_4_7,
     serve,
 )
-from tests.test_utils import AZURE_GATEWAY, ID
 
 
 @pytest.mark.parametrize(

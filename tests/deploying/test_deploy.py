@@ -34,12 +34,12 @@ from deploying.options import known_settings, read_options
 from deploying.settings import add_settings
 from hermes.urls import SettingError
 from tests.conftest import ROOT
+from tests.modules import modules, needed
 from tests.served import until
 from tests.standin import NEW_OPUS_4_7, OPUS_4_6, OPUS_4_7, Answer, Call, StandIn, default_serves
 from tests.standin.apps import PRINCIPAL, Apps, error
 from tests.standin.runner import ME, Runner
 from tests.standin.worlds import UNITY
-from tests.test_layout import modules, needed
 
 FOLDER = f"/Users/{ME}/hermes"
 URL = "https://hermes-1234567890123456.7.azure.databricksapps.com"

@@ -21,8 +21,8 @@ from hermes.proof import Prover
 from hermes.routes import Place
 from hermes.trust import Trust
 from setup_hermes import main
+from tests.hosts import AZURE, AZURE_GATEWAY, ID
 from tests.mocked import DIRECT, EVENT, HOST, OPENAI, OPUS_4_7, TOKEN, serve
-from tests.test_utils import AZURE, AZURE_GATEWAY, ID
 
 
 def prover_for(url: str) -> Prover:

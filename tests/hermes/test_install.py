@@ -18,12 +18,12 @@ from hermes import provider
 from hermes.learnt import PLUGIN
 from setup_hermes import main
 from tests.conftest import until
+from tests.hosts import AZURE_GATEWAY
 from tests.mocked import (
     HOST,
     TOKEN,
     config_of,
 )
-from tests.test_utils import AZURE_GATEWAY
 
 
 def test_instructions_and_skills_of_coda(

@@ -10,6 +10,7 @@ import responses
 
 from hermes.routes import candidate_routes, places
 from setup_hermes import main
+from tests.hosts import AZURE_GATEWAY
 from tests.mocked import (
     DIRECT,
     FORBIDDEN,
@@ -25,7 +26,6 @@ from tests.mocked import (
     config_of,
     serve,
 )
-from tests.test_utils import AZURE_GATEWAY
 
 NEW, NATIVE = "system.ai.claude-opus-4-7", f"{HOST}/ai-gateway/openai/v1"
 

@@ -15,12 +15,12 @@ from hermes.config import refresh_token
 from hermes.login import load_settings, sdk_config
 from hermes.settings import read_flag, read_home
 from setup_hermes import main
+from tests.hosts import AWS, AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS, ID
 from tests.mocked import (
     HOST,
     TOKEN,
     config_of,
 )
-from tests.test_utils import AWS, AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS, ID
 
 BAD_SETTINGS = [
     *({"DATABRICKS_HOST": url} for url in BAD_URLS),
