@@ -79,7 +79,7 @@ class Place:
 
     def ask(self, home: Path, do: str = "restore", **more: Any) -> dict[str, Any]:
         """What the process that saves answers, as a new one."""
-        request = {"do": do, "line": None, "state": "", "missing": [], **more}
+        request = {"do": do, "line": None, "instance": home.name, "state": "", "missing": []} | more
         return self.worker(home).answer(request | self.login())
 
     def worker(self, home: Path) -> saver.Worker:
@@ -502,6 +502,37 @@ def test_the_newer_instance_wins_and_the_older_says_so(place: Place) -> None:
     }
 
 
+@pytest.mark.parametrize("cleaned", [False, True])
+@pytest.mark.fault("volume")
+def test_an_older_instance_whose_process_is_started_anew_stays_the_older(
+    place: Place, cleaned: bool
+) -> None:
+    old, new = place.home(), place.home()
+    place.ask(old)
+    assert "problem" not in place.ask(old, "look", line="")  # alone, it goes on
+    second = place.instance(new)
+    (new / "projects" / "a").write_text("new")
+    if cleaned:  # a save of the newer one deletes the marker of the older
+        place.save(second)
+    assert place.ask(old, "look", line="")["end"]
+    if not cleaned:
+        assert place.ask(old)["end"]
+    place.save(second)
+    assert tree(place.restored()) == tree(new)
+
+
+def test_a_process_started_anew_counts_on(place: Place) -> None:
+    home = place.home()
+    for number in range(3):
+        worker = place.worker(home)
+        ask = {"do": "look" if number else "restore", "line": "", "instance": "i", "state": ""}
+        worker.answer(ask | {"missing": []} | place.login())
+        (home / "projects" / "a").write_text(f"{number}")
+        place.save(worker.archive)
+    assert len(place.volume.names("state-000001-i-")) == 3
+    assert tree(place.restored()) == tree(home)
+
+
 def test_a_late_state_of_the_older_instance_harms_nothing_of_the_newer(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,8 +649,9 @@ def test_what_is_missing_outlives_the_process_that_saves(place: Place) -> None:
     (back / "projects" / "a").rmdir()
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
-        request = {key: opened[key] for key in ("line", "state", "missing")} | {"do": "look"}
-        worker.answer(request | place.login())
+        request = {key: opened[key] for key in ("line", "state", "missing")}
+        request |= {"do": "look", "instance": back.name}
+        assert "problem" not in worker.answer(request | place.login())
         (back / "projects" / f"b{_}").write_text("b")
         assert "problem" not in worker.answer({"do": "save"} | place.login())
     found = [path.name for path in (place.restored() / "projects").iterdir()]
@@ -660,7 +692,8 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
     name, blank = lines.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
-    request = {"do": "look", "line": name, "state": "", "missing": []} | place.login()
+    request = {"do": "look", "line": name, "instance": "i", "state": "", "missing": []}
+    request |= place.login()
     assert worker.answer(request)["state"] == ""
     for number in range(2 * archive.KEPT):
         (blank / "projects" / "n").write_text(f"{number}")
@@ -682,7 +715,8 @@ def test_a_line_that_is_alone_is_brought_back_without_a_question(place: Place) -
     name, home = lines.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
     worker = place.worker(home)
-    worker.answer({"do": "look", "line": name, "state": "", "missing": []} | place.login())
+    request = {"do": "look", "line": name, "instance": "i", "state": "", "missing": []}
+    worker.answer(request | place.login())
     worker.answer({"do": "save"} | place.login())
     back = place.home()
     assert place.ask(back)["line"] == name
@@ -1196,8 +1230,9 @@ def test_a_process_that_saves_and_is_killed_has_a_successor(place: Place) -> Non
     until(lambda: place.volume.names("state-"), lambda: "nothing is saved")
     (instance.home / "projects" / "a").unlink()
     (instance.home / "projects" / "b").write_text("b")
-    os.kill(savers(instance.home)[0], signal.SIGKILL)
-    until(lambda: len(place.volume.names("instance-")) > 1, lambda: "no successor")
+    (killed,) = savers(instance.home)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: set(savers(instance.home)) - {killed}, lambda: "no successor")
     instance.end(signal.SIGTERM)
     assert [path.name for path in (place.restored() / "projects").iterdir()] == ["b"]
 

@@ -229,6 +229,7 @@ def test_a_process_that_ends_has_a_successor_that_knows_what_is_missing(
     assert [one["do"] for one in process.asked[:5]] == ["restore", "save", "save", "look", "save"]
     assert process.asked[3]["state"] == "state-1"
     assert process.asked[3]["missing"] == ["projects/a"]
+    assert len({one["instance"] for one in process.asked}) == 1
     keeper.stop()
 
 

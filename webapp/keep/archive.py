@@ -105,11 +105,18 @@ class Archive:
         home: the home directory.
         folder: on the volume, such as `/Volumes/main/hermes/state`.
         tick: is called now and then while work goes on.
+        instance: the instance's id, for a process that goes on with another one's work.
     """
 
-    def __init__(self, home: Path, folder: str, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        folder: str,
+        tick: Callable[[], None] = lambda: None,
+        instance: str = "",
+    ) -> None:
         self.home, self.folder, self._tick = home, folder, tick
-        self.id, self.number, self.count = secrets.token_hex(4), 0, 0
+        self.id, self.number, self.count = instance or secrets.token_hex(4), 0, 0
         self._packs = Packs()
         self._seen: dict[str, _Seen] = {}
         self._saved: list[
@@ -131,9 +138,10 @@ class Archive:
 
         Raises:
             NewerFormatError: where a later version of this app saved here.
+            SupersededError: where this instance has tried before, and a newer one saves since.
             Exception: whatever the Files API raises; then no file was changed.
         """
-        self._register(files)
+        self._register(files, again=False)
         opened = Opened()
         for name in _states(self._list(files)):
             with tempfile.TemporaryDirectory(prefix=".keep-", dir=self.home) as scratch:
@@ -161,8 +169,11 @@ class Archive:
 
         Returns:
             What was found.
+
+        Raises:
+            SupersededError: where a newer instance saves.
         """
-        self._register(files)
+        self._register(files, again=True)
         opened = Opened()
         for name in _states(self._list(files)):
             try:
@@ -222,14 +233,27 @@ class Archive:
 
     # --- Bringing back
 
-    def _register(self, files: FilesAPI) -> None:
-        """Be the newest instance here."""
+    def _register(self, files: FilesAPI, again: bool) -> None:
+        """Be the newest instance here; a process started anew never comes before a newer one.
+
+        Arguments:
+            files: the Files API.
+            again: whether this instance has registered before. Its marker need not be there: a
+                newer instance deletes it.
+        """
         for leftover in self.home.glob(".keep-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         files.create_directory(self.folder)
-        if not self.number:
-            found = (re.fullmatch("instance-([0-9]{6})-.*", name) for name in self._list(files))
-            self.number = 1 + max((int(match[1]) for match in found if match), default=0)
+        there = self._list(files)
+        markers = [name for name in there if re.fullmatch("instance-[0-9]{6}-.*", name)]
+        newest = max(markers, default="instance-000000-")
+        mine = next((name for name in markers if name.endswith(f"-{self.id}")), "")
+        if newest != mine and (mine or (again and markers)):
+            raise SupersededError
+        self.number = int(newest.split("-")[1]) + (not mine)
+        before = f"state-{self.number:06}-{self.id}-"
+        counts = (re.fullmatch(f"{before}([0-9]{{6}})", name) for name in there)
+        self.count = max((1 + int(match[1]) for match in counts if match), default=0)
         self._upload(files, self._marker, b"-")
 
     def _adopt(self, opened: Opened, name: str, manifest: Manifest, state: State) -> None:

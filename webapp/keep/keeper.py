@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -164,6 +165,7 @@ class Keeper:
         self._child: Child | None = None
         self._known = False  # whether that process knows what was saved last
         self._line: str | None = None  # None until it is known
+        self._instance = secrets.token_hex(4)  # the id of this run, whichever process saves
         self._state = ""  # the one that was brought back
         self._stopping = self._told = False
         self._wake = threading.Event()
@@ -284,6 +286,7 @@ class Keeper:
         request = {
             "do": do.value,
             "line": self._line,
+            "instance": self._instance,
             "state": self._state,
             "missing": [one.path for one in self.status.missing],
             "host": self._config.host,

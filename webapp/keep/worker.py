@@ -86,16 +86,20 @@ class Worker:
             return {"lines": lines}
         if len(lines) > 1:
             record_choice(files, self.volume, chosen, lines)
-        self.archive = Archive(self.home, folder_of(self.volume, chosen), self._tick)
+        self._open(chosen, request)
         opened = self.archive.restore(files)
         os.nice(19 - os.nice(0))  # the disk's priority follows
         return asdict(opened) | {"line": chosen}
 
     def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
-        self.archive = Archive(self.home, folder_of(self.volume, request["line"]), self._tick)
+        self._open(request["line"], request)
         opened = self.archive.look(files, request["state"], request["missing"])
         os.nice(19 - os.nice(0))
         return asdict(opened)
+
+    def _open(self, line: str, request: dict[str, Any]) -> None:
+        folder = folder_of(self.volume, line)
+        self.archive = Archive(self.home, folder, self._tick, request["instance"])
 
     def _save(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
         saved = self.archive.save(files)
