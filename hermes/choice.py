@@ -37,7 +37,7 @@ class Proof:
     """What was asked for, what was chosen, and why.
 
     `direct` is what direct serving says to the wanted model's endpoint; None where that was not
-    asked.
+    asked. `alike` are listed models with a name like the wanted one's, where no place knows it.
     """
 
     settings: HermesSettings
@@ -47,6 +47,7 @@ class Proof:
     answers: tuple[Answer, ...] = ()
     others: tuple[str, ...] = ()  # chat models that could be set instead
     direct: Answer | None = None
+    alike: tuple[str, ...] = ()
 
     @property
     def answers_at_all(self) -> bool:
@@ -76,7 +77,7 @@ def prove(
     choice, routes = chooser.choose(ask_direct)
     if list_models:
         routes = chooser.with_models(routes)
-    return Proof(
+    proof = Proof(
         settings,
         routes,
         choice,
@@ -85,6 +86,7 @@ def prove(
         chooser.others() if choice is Choice.NOTHING else (),
         chooser.direct,
     )
+    return replace(proof, alike=chooser.catalog.alike(settings.model)) if unknown(proof) else proof
 
 
 def unproved(settings: HermesSettings, learnt: Learnt) -> Proof:
@@ -202,3 +204,9 @@ class _Chooser:
 def refusals(proof: Proof, model: str) -> Iterator[Answer]:
     """What was said to either name of a model."""
     return (a for a in proof.answers if names_of(a.model) == names_of(model))
+
+
+def unknown(proof: Proof) -> bool:
+    """Whether places answered for the wanted model, and none knows the name."""
+    said = {answer.outcome for answer in refusals(proof, proof.settings.model)}
+    return said == {Outcome.NOT_SERVED}

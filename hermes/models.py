@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -25,6 +26,7 @@ TYPES = {"/mlflow/v1": "mlflow/v1/chat/completions", "/openai/v1": "openai/v1/ch
 MODEL_SERVICES = "/api/2.1/unity-catalog/model-services"
 PAGE_SIZES = (100, 25, 5)  # some workspaces take no larger page: unity-gateway 345
 PAGES = 40  # of the list of model services, at most
+NEAR = 3  # listed names that are shown at most for one that is not known
 
 Get = Callable[[str], "tuple[int, bytes]"]  # asks for a URL: HTTP status and body, or OSError
 Types = Mapping[str, frozenset[str]]
@@ -275,6 +277,17 @@ class Catalog:
         chats = frozenset(TYPES.values())
         services = [m for m, types in self.services.types.items() if types & chats]
         return ranked([*services, *filter(self._chats, self.endpoints)], wanted)
+
+    def alike(self, wanted: str) -> tuple[str, ...]:
+        """Listed models with a name like this one, the nearest first; the name itself, if listed.
+
+        Databricks' own are compared without what their two names begin with.
+        """
+        names: dict[str, str] = {}
+        for model in filter(is_usable, (*self.endpoints, *self.services.types)):
+            names.setdefault(bare_name(model) or model, model)
+        near = get_close_matches(bare_name(wanted) or wanted, names, NEAR)
+        return tuple(names[name] for name in near)
 
     def _chats(self, endpoint: str) -> bool:
         described = self.foundations.get(bare_name(endpoint))

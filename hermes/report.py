@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hermes.answers import READINGS, Answer, Outcome
-from hermes.choice import Choice, Proof, refusals
+from hermes.choice import Choice, Proof, refusals, unknown
 from hermes.models import is_same
 from hermes.routes import Place
 from hermes.settings import HermesSettings
@@ -64,6 +64,12 @@ def problem(proof: Proof) -> str:
     place = proof.routes.primary
     writes = f"setup writes {place.model} on {place.base_url}, which answered."
     wanted = said.model if said else proof.settings.model
+    if unknown(proof) and not any(is_same(name, wanted) for name in proof.alike):
+        there = f" (this workspace has {', '.join(proof.alike)})." if proof.alike else ""
+        return (
+            f"no: no place serves {proof.settings.model}: is HERMES_MODEL spelt right?{there}"
+            f" Setup would write {place.model}."
+        )
     if said is None:
         return f"yes: direct serving knows no model service like {wanted}; {writes}"
     if said.serves:

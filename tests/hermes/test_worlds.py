@@ -149,7 +149,9 @@ YES, NO = "yes: direct serving does not answer for ", "no: "
          f"{NO}nothing that setup can write would answer. This host does not tell which workspace is meant", "HTTP 303  a login page"),
         ({"world": "enforced", "faults": {"login-page"}}, {"DATABRICKS_WORKSPACE_ID": "1234567890123456"}, 0, YES, "HTTP 200  serves the model"),
         ({"world": "enforced"}, {"HERMES_MODEL": "main.ai.nobody", "HERMES_FALLBACK_MODEL": "nobody"}, 0,
-         "yes: direct serving knows no model service like main.ai.nobody; setup writes system.ai.claude-opus-5", "HTTP 404  not served here, or not permitted"),
+         f"{NO}no place serves main.ai.nobody: is HERMES_MODEL spelt right? Setup would write system.ai.claude-opus-5.", "HTTP 404  not served here, or not permitted"),
+        ({"world": "both"}, {"HERMES_MODEL": "databricks-claude-opus-47"}, 0,
+         f"{NO}no place serves databricks-claude-opus-47: is HERMES_MODEL spelt right? (this workspace has {OPUS_4_7}, ", "HTTP 404  not served here"),
         ({"world": "enforced", "faults": {"no-system-ai"}}, {}, 0, YES, "HTTP 200  serves the model"),
         ({"world": "enforced", "serves": {"ai-gateway/mlflow/v1": {"main.ai.x"}}}, {}, 1,
          f"{NO}nothing that setup can write would answer. {OPUS_4_7} is a model service in this workspace",
@@ -175,7 +177,11 @@ def test_check_says_what_each_workspace_answered_and_what_to_do(
     assert done.code == code
     assert ("DATABRICKS_TOKEN" in done.out) is ("token" in str(options))
     assert "Is this your problem?" in done.out
-    assert f"{OPUS_4_7}  workspace /serving-endpoints" in done.out or "main.ai" in last or code
+    assert (
+        f"{OPUS_4_7}  workspace /serving-endpoints" in done.out
+        or "HERMES_MODEL" in settings
+        or code
+    )
 
 
 @pytest.mark.parametrize("model", ["my-endpoint", "main.ai.team-model"])
