@@ -58,8 +58,7 @@ class Routes:
 
 
 def candidate_routes(host: str, gateway: str) -> list[str]:
-    """The base URLs that may serve a model, best first. This is the one place that knows their
-    order.
+    """The base URLs that may serve a model; the order in which they are asked is in `places`.
 
     Arguments:
         host: the workspace's URL.
