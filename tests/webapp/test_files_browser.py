@@ -27,9 +27,12 @@ def projects(shells: Served) -> Path:
     return root
 
 
+LONG = 300_000  # milliseconds, for 500 MB at 20 MB/s on a busy machine
+
+
 def downloaded(page: Page, name: str) -> Path:
     """Click a name in the panel, and wait for its file."""
-    with page.expect_download() as caught:
+    with page.expect_download(timeout=LONG) as caught:
         dialog(page, "Files").get_by_label(name, exact=True).or_(
             dialog(page, "Files").get_by_role("link", name=name, exact=True)
         ).click()
@@ -52,6 +55,7 @@ def test_files_go_in_and_out_though_each_request_is_cut(
     (projects / "large").write_bytes(large)
     with Front(shells.port, 20_000_000) as front:
         page = window(front.url)
+        page.set_default_timeout(LONG)
         ready(page)
         front.most = 12_000_000
         drop(page, *(tmp_path / name for name in bodies))
