@@ -119,6 +119,8 @@ def check_token(token: str) -> None:
         problem = "it is in quotes (not shown); expected the plain token"
     elif not re.fullmatch("[!-~]*", token):
         problem = "it holds a space or a control character (not shown); expected one plain token"
+    elif re.match("https?://", token, re.IGNORECASE):
+        problem = "it is a URL (not shown); expected a token"
     if problem:
         raise SettingError(f"DATABRICKS_TOKEN: {problem}")
 
@@ -158,6 +160,8 @@ def _read_workspace_id(env: Mapping[str, str]) -> str:
 
 def _read_model(env: Mapping[str, str], name: str, default: str) -> str:
     model = env.get(name, "").strip() or default
+    if model.startswith("dapi"):
+        raise SettingError(f"{name}: it looks like a token (not shown); expected one model's name")
     if not model.isprintable() or " " in model:
         raise SettingError(
             f"{name}: {model[:100]!r} is not valid; expected one model's name, without spaces"

@@ -27,6 +27,7 @@ CLOUDS = {
     "databricks.us": "",
     "databricks.mil": "",
 }
+EXAMPLES = {"DATABRICKS_HOST": "https://adb-1234567890123456.7.azuredatabricks.net"}
 _HOST_NAME = re.compile(
     r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 )
@@ -77,7 +78,7 @@ def clean_url(setting: str, value: str, keep_path: bool = False) -> str:
     except ValueError as error:
         raise SettingError(
             f"{setting}: {shown(value)} is not valid ({error}); expected something like"
-            " https://host.example"
+            f" {EXAMPLES.get(setting, 'https://host.example')}"
         ) from None
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return f"{parts.scheme}://{netloc}" + (parts.path.rstrip("/") if keep_path else "")

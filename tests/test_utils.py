@@ -388,6 +388,8 @@ def test_a_bad_url_is_one_clear_line(value: str) -> None:
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "dapi0" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"expected something like https://adb-\d+\.7\.azure"):
+        urls.clean_url("DATABRICKS_HOST", value)
 
 
 @pytest.mark.parametrize(
