@@ -390,7 +390,6 @@ HOSTILE: dict[str, Any] = {
     "a link through a link": {"links": [["projects/out/evil", "x"]]},
     "through a file": {"files": [["projects/good/x", 0o644, 1, 1, [0]]]},
     "in place of a folder": {"files": [["projects", 0o644, 1, 1, [0]]]},
-    "no text": {"files": [[7, 0o644, 1, 1, [0]]]},
     "a credential": {"files": [["projects/.env", 0o644, 1, 1, [0]]]},
     "no such target": {"links": [["projects/a", None]]},
     "no time": {"files": [["projects/a", 420, "x", 1, [0]]]},
@@ -795,6 +794,12 @@ def test_an_index_that_unpacks_to_too_much_is_no_state(place: Place) -> None:
         {"files": None},
         {"folders": [["projects"]]},
         {"carried": {"links": 1}},
+        {"files": [[7, 0o644, 1, 1, [0]]]},
+        {"files": [[["a"], 0o644, 1, 1, [0]]]},
+        {"files": [["projects/a", 0o644, 1, float("nan"), [0]]]},
+        {"carried": {"links": [[["x"], "y"]]}},
+        {"packs": [["pack-" + "0" * 64, float("inf")]]},
+        {"blocks": [["0" * 64, 0, 0, "x"]]},
     ],
 )
 @pytest.mark.fault("torn or hostile state")
@@ -805,6 +810,22 @@ def test_an_index_that_means_nothing_is_no_state(place: Place, change: dict[str,
     rewrite(place.volume, lambda index: change)
     back = place.home()
     assert Archive(back, PATH).restore(place.files()).older
+    assert (back / "projects" / "good").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "change", ['"files": Infinity', '"index": {"size": Infinity}', '"index": {"size": 1e99}']
+)
+@pytest.mark.fault("torn or hostile state")
+def test_a_manifest_that_means_nothing_is_no_state(place: Place, change: str) -> None:
+    home = place.home()
+    (home / "projects" / "good").write_text("x")
+    place.save(place.instance(home))
+    name = place.volume.names("state-")[0]
+    told = json.loads(place.volume.files[f"{PATH}/{name}"]) | json.loads(f"{{{change}}}")
+    told["index"] = {"sha256": "0" * 64, "size": 1} | told["index"]
+    place.volume.files[f"{PATH}/{name}9"] = json.dumps(told).encode()
+    assert place.ask(back := place.home())["older"]
     assert (back / "projects" / "good").read_text() == "x"
 
 

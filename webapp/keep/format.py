@@ -26,6 +26,15 @@ MOST_IN_ALL = 2**30  # bytes of files in a state
 MOST_IN_AN_INDEX = 2**26  # bytes, unpacked: some 300,000 files
 MOST_IN_A_MANIFEST = 2**14  # bytes
 MOST_IN_A_PACK = 2**26  # bytes
+MEANINGLESS = (  # what reading something else raises; OverflowError is for Infinity
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    zlib.error,
+)
 
 
 class Folder(NamedTuple):
@@ -136,8 +145,10 @@ def read_manifest(data: bytes) -> Manifest:
         digest, size = str(index["sha256"]), int(index["size"])
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise TornError("its index has no SHA-256")
+        if not 0 <= size <= MOST_IN_AN_INDEX:
+            raise TornError("its index is too large")
         return Manifest(str(told["saved"]), int(told.get("files", 0)), f"index-{digest}", size)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except MEANINGLESS as error:
         raise TornError(f"is no manifest: {type(error).__name__}") from None
 
 
@@ -187,28 +198,21 @@ def read_index(data: bytes) -> State:
             raise TornError("its index names no pack")  # a name becomes a path on the disk
         order = list(packs)
         blocks = [
-            (str(block), Location(order[pack], offset, length))
+            (str(block), Location(order[pack], int(offset), int(length)))
             for block, pack, offset, length in index["blocks"]
         ]
         names = [block for block, _ in blocks]
         tree, carried = _tree(index, names), _tree(index.get("carried", {}), names)
         size = sum(file.size for file in [*tree.files, *carried.files]) + sum(packs.values())
-        if size > 4 * MOST_IN_ALL or max(packs.values(), default=0) > MOST_IN_A_PACK:
+        if not 0 <= size <= 4 * MOST_IN_ALL or max(packs.values(), default=0) > MOST_IN_A_PACK:
             raise TornError("its files are too large")
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        zlib.error,
-    ) as error:
+    except MEANINGLESS as error:
         raise TornError(f"is no index: {type(error).__name__}") from None
     return State(tree, carried, dict(blocks), packs)
 
 
 def _tree(index: dict[str, Any], names: list[str]) -> Tree:
-    return Tree(
+    tree = Tree(
         [Folder(*entry) for entry in index.get("folders", [])],
         [
             File(path, mode, mtime, size, tuple(names[number] for number in blocks))
@@ -216,3 +220,6 @@ def _tree(index: dict[str, Any], names: list[str]) -> Tree:
         ],
         [Link(*entry) for entry in index.get("links", [])],
     )
+    if not all(isinstance(entry.path, str) for entry in tree):
+        raise TornError("its index has a path that is no text")
+    return tree
