@@ -269,6 +269,17 @@ def test_our_keys_are_emptied_where_a_link_leads_to_the_config(
     assert back.read_text() == "providers: {databricks-gateway: {api_key: ''}}\n"
 
 
+def test_only_scratch_folders_of_ours_are_removed(place: Place) -> None:
+    home = place.home()
+    ours, mine = f".keep-scratch-{'0' * 32}", [".keep-notes", ".keep-projects", ".keep-scratch-x"]
+    for name in [ours, *mine]:
+        (home / name).mkdir()
+    (home / f".keep-scratch-{'1' * 32}").symlink_to(home / "projects")
+    place.save(place.instance(home))
+    left = {path.name for path in home.glob(".keep-*")}
+    assert left == {*mine, f".keep-scratch-{'1' * 32}"}
+
+
 def test_projects_may_be_a_link(place: Place) -> None:
     home = place.home()
     (home / "projects").rename(place.folder / "elsewhere")

@@ -18,9 +18,7 @@ import hashlib
 import io
 import re
 import secrets
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +50,7 @@ from webapp.keep.format import (
 from webapp.keep.packs import Packs, PackWriter
 from webapp.keep.place import Placer
 from webapp.keep.redact import empty_our_keys, is_config
+from webapp.keep.scratch import remove_leftovers, scratch_folder
 from webapp.keep.selection import MOST_IN_A_FILE, Entry, LeftOut, changed, walk
 
 KEPT = 5  # states
@@ -144,14 +143,14 @@ class Archive:
         self._register(files, again=False)
         opened = Opened()
         for name in _states(self._list(files)):
-            with tempfile.TemporaryDirectory(prefix=".keep-", dir=self.home) as scratch:
+            with scratch_folder(self.home) as scratch:
                 try:
                     manifest, state = self._read_state(files, name)
-                    self._fetch(files, state.packs, Path(scratch))
+                    self._fetch(files, state.packs, scratch)
                 except TornError:
                     opened.older = True
                     continue
-                placer = Placer(self.home, state, Path(scratch))
+                placer = Placer(self.home, state, scratch)
                 placer.put()
             self._carried, opened.missing = placer.carried, placer.missing
             self._adopt(opened, name, manifest, state)
@@ -241,8 +240,7 @@ class Archive:
             again: whether this instance has registered before. Its marker need not be there: a
                 newer instance deletes it.
         """
-        for leftover in self.home.glob(".keep-*"):  # of a killed process
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(self.home)
         files.create_directory(self.folder)
         there = self._list(files)
         markers = [name for name in there if re.fullmatch("instance-[0-9]{6}-.*", name)]
@@ -310,7 +308,7 @@ class Archive:
             Whether some file is to be read again the next time.
         """
         again = False
-        with tempfile.TemporaryDirectory(prefix=".keep-", dir=self.home) as scratch:
+        with scratch_folder(self.home) as scratch:
             for entry in entries:
                 if not stat.S_ISREG(entry.mode) or self._is_known(entry):
                     continue
@@ -318,7 +316,7 @@ class Archive:
                 again |= hot
                 self._tick()
                 try:
-                    data = self._read(entry, Path(scratch))
+                    data = self._read(entry, scratch)
                 except FileNotFoundError:
                     self._seen.pop(entry.path, None)
                     continue
