@@ -122,8 +122,8 @@ def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
     assert (
-        f"Resources: none for {OPUS_4_7}, which is no serving endpoint: its AI Gateway answered "
-        "you, and decides whether it answers the app" in out
+        f"Resources: none needed for {OPUS_4_7}: AI Gateway answered you; whether it answers the"
+        " app, the app's page shows\n" in out
     )
     assert (
         f"Model:     {OPUS_4_7} on https://1234567890123456.0.ai-gateway.azuredatabricks.net/openai"
@@ -524,7 +524,10 @@ def test_who_else_may_read_the_volume_is_said(door: Door, apps: Apps) -> None:
     apps.volumes.add("main.default.home")
     rights = apps.grants.setdefault(("volume", "main.default.home"), {})
     rights |= {ME: {"READ_VOLUME"}, PRINCIPAL: {"READ_VOLUME", "WRITE_VOLUME"}}
-    assert "Volume:" not in door(VOLUME="main.default.home")[1]
+    assert (
+        "Volume:    nobody else was given READ VOLUME; admins and its managers can take it.\n"
+        in door(VOLUME="main.default.home")[1]
+    )
     rights["account users"] = {"READ_VOLUME"}
     assert "Volume:    readable by others: account users\n" in door(VOLUME="main.default.home")[1]
     apps.fault = lambda call: (
