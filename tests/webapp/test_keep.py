@@ -45,6 +45,7 @@ from webapp.keep.format import TornError
 from webapp.keep.selection import LeftOut
 
 PATH = "/Volumes/main/hermes/state"
+NONE: dict[str, Any] = {"missing": [], "missing_count": 0}  # of a request: all was put back
 
 
 class Place:
@@ -79,7 +80,7 @@ class Place:
 
     def ask(self, home: Path, do: str = "restore", **more: Any) -> dict[str, Any]:
         """What the process that saves answers, as a new one."""
-        request = {"do": do, "line": None, "instance": home.name, "state": "", "missing": []} | more
+        request = {"do": do, "line": None, "instance": home.name, "state": "", **NONE} | more
         return self.worker(home).answer(request | self.login())
 
     def worker(self, home: Path) -> saver.Worker:
@@ -536,7 +537,7 @@ def test_a_process_started_anew_counts_on(place: Place) -> None:
     for number in range(3):
         worker = place.worker(home)
         ask = {"do": "look" if number else "restore", "line": "", "instance": "i", "state": ""}
-        worker.answer(ask | {"missing": []} | place.login())
+        worker.answer(ask | NONE | place.login())
         (home / "projects" / "a").write_text(f"{number}")
         place.save(worker.archive)
     assert len(place.volume.names("state-000001-i-")) == 3
@@ -649,17 +650,23 @@ def test_what_could_not_be_put_back_stays_saved_until_it_is(place: Place) -> Non
     }
 
 
-def test_what_is_missing_outlives_the_process_that_saves(place: Place) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("SHOWN", 9), ("SHOWN", 0), ("ROOM", 0)])
+def test_what_is_missing_outlives_the_process_that_saves(
+    place: Place, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """All of it, though an answer names no more than some: it has to fit into a line."""
+    monkeypatch.setattr(saver, bound, most)
     home = place.home()
     (home / "projects" / "a").write_text("a")
     place.save(place.instance(home))
     back = place.home()
     (back / "projects" / "a").mkdir()
     opened = place.ask(back)
+    assert (len(opened["missing"]), opened["missing_count"]) == (min(most, 1), 1)
     (back / "projects" / "a").rmdir()
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
-        request = {key: opened[key] for key in ("line", "state", "missing")}
+        request = {key: opened[key] for key in ("line", "state", "missing", "missing_count")}
         request |= {"do": "look", "instance": back.name}
         assert "problem" not in worker.answer(request | place.login())
         (back / "projects" / f"b{_}").write_text("b")
@@ -702,7 +709,7 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
     name, blank = lines.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
-    request = {"do": "look", "line": name, "instance": "i", "state": "", "missing": []}
+    request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}
     request |= place.login()
     assert worker.answer(request)["state"] == ""
     for number in range(2 * archive.KEPT):
@@ -725,7 +732,7 @@ def test_a_line_that_is_alone_is_brought_back_without_a_question(place: Place) -
     name, home = lines.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
     worker = place.worker(home)
-    request = {"do": "look", "line": name, "instance": "i", "state": "", "missing": []}
+    request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}
     worker.answer(request | place.login())
     worker.answer({"do": "save"} | place.login())
     back = place.home()

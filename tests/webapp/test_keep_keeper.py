@@ -24,7 +24,8 @@ from webapp.settings import read_settings
 
 PATH = "/Volumes/main/hermes/state"
 LOGIN = SimpleNamespace(host="https://h", authenticate=lambda: {"Authorization": "Bearer t"})
-OPENED = {"line": "", "state": "", "saved": "", "older": False, "files": 0, "missing": {}}
+OPENED = {"line": "", "state": "", "saved": "", "older": False, "files": 0}
+OPENED |= {"missing": {}, "missing_count": 0}
 SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
 
 
@@ -158,7 +159,7 @@ def test_no_terminal_opens_before_it_is_known_what_was_saved(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
     opened = OPENED | {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
-    opened["missing"] = {"projects/a": "No space left on device"}
+    opened |= {"missing": {"projects/a": "No space left on device"}, "missing_count": 7000}
     keeper, process = scripted({"problem": "no route"}, {"problem": "no route"}, opened, SAVED)
     waiting = asyncio.new_event_loop()
     keeper.start()
@@ -167,7 +168,7 @@ def test_no_terminal_opens_before_it_is_known_what_was_saved(
     assert said == [
         "Not brought back yet: no route. It goes on trying; the button below starts without it.",
         "Brought back 7 files, as saved on 2026-01-02 03:04 UTC. Not brought back: projects/a"
-        " (No space left on device). What is missing stays saved, and is tried again at the next start.",
+        " (No space left on device) and 6999 more. What is missing stays saved, and is tried again at the next start.",
     ]
     assert terminal(keeper) == []  # once
     until(lambda: keeper.status.saved, lambda: "it does not save")
@@ -222,7 +223,7 @@ def test_which_line_to_bring_back_is_asked(
 def test_a_process_that_ends_has_a_successor_that_knows_what_is_missing(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
-    opened = OPENED | {"state": "state-1", "missing": {"projects/a": "full"}}
+    opened = OPENED | {"state": "state-1", "missing": {"projects/a": "full"}, "missing_count": 1}
     keeper, process = scripted(opened, SAVED, RuntimeError("it ended"), OPENED, SAVED)
     keeper.start()
     until(lambda: len(process.asked) > 4, lambda: f"asked: {process.asked}")

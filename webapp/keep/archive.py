@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import secrets
 import stat
@@ -158,13 +159,16 @@ class Archive:
         self._spare = opened.older and not opened.saved
         return opened
 
-    def look(self, files: FilesAPI, restored: str = "", missing: Collection[str] = ()) -> Opened:
+    def look(
+        self, files: FilesAPI, restored: str = "", missing: Collection[str] | None = ()
+    ) -> Opened:
         """Take the newest whole state for what was saved last, and change no file.
 
         Arguments:
             files: the Files API.
             restored: the state that was brought back.
-            missing: the paths of it that could not be put back.
+            missing: the paths of it that could not be put back; None where they are too many to
+                be named, which takes all that is not on the disk for missing.
 
         Returns:
             What was found.
@@ -182,7 +186,7 @@ class Archive:
                 continue
             self._carried = state.carried
             for entry in state.tree if name == restored else ():
-                if entry.path in missing:
+                if self._is_gone(entry) if missing is None else entry.path in missing:
                     self._carried.add(entry)
             self._adopt(opened, name, manifest, state)
             break
@@ -253,6 +257,10 @@ class Archive:
         counts = (re.fullmatch(f"{before}([0-9]{{6}})", name) for name in there)
         self.count = max((1 + int(match[1]) for match in counts if match), default=0)
         self._upload(files, self._marker, b"-")
+
+    def _is_gone(self, entry: Folder | File | Link) -> bool:
+        there = os.path.isfile if isinstance(entry, File) else os.path.lexists
+        return not there(self.home / entry.path)
 
     def _adopt(self, opened: Opened, name: str, manifest: Manifest, state: State) -> None:
         self._packs.learn(state)

@@ -90,6 +90,7 @@ class Status:
     left_out: tuple[LeftOut, ...] = ()  # what is not saved; what is not meant to be comes last
     left_out_count: int = 0  # it may be more than are named
     missing: tuple[LeftOut, ...] = ()  # what could not be put back: it stays saved
+    missing_count: int = 0  # it may be more than are named
     lines: tuple[Line, ...] = ()  # to choose from, while ASKING
     folder: str = ""  # where this run saves, once it is known
     beside: bool = False  # whether it was started without what was saved
@@ -131,7 +132,7 @@ class Status:
             f"{how}; {self.problem}" if self.problem else how,
             self.readers if self.exposed else "",
             listed("not saved", self.unmeant),
-            listed("not brought back", self.missing),
+            listed("not brought back", self.missing, self.missing_count),
             self.went_back,
             "beside the earlier states" if self.beside else "",
         ]
@@ -289,6 +290,7 @@ class Keeper:
             "instance": self._instance,
             "state": self._state,
             "missing": [one.path for one in self.status.missing],
+            "missing_count": self.status.missing_count,
             "host": self._config.host,
             "token": bearer(self._config),
             "known": [self.settings.owner, self.settings.env.get("DATABRICKS_CLIENT_ID", "")],
@@ -322,11 +324,12 @@ class Keeper:
             return
         self._line, self._state, self._known = answer["line"], answer["state"], True
         missing = tuple(LeftOut(*one) for one in answer["missing"].items())
+        count = answer["missing_count"]
         when = f"{str(answer['saved']).replace('T', ' ')[:16]} UTC" if answer["saved"] else ""
         told = [f"Brought back {answer['files']} files, as saved on {when}."] if when else []
         if missing:
             told.append(
-                f"{listed('Not brought back', missing)}."
+                f"{listed('Not brought back', missing, count)}."
                 " What is missing stays saved, and is tried again at the next start."
             )
             log.warning("%s", told[-1])
@@ -334,6 +337,7 @@ class Keeper:
         self._set(
             phase=Phase.SAVING,
             missing=missing,
+            missing_count=count,
             restored=" ".join(told),
             went_back=went_back if answer["older"] else "",
             folder=folder_of(self.settings.volume, self._line or MAIN),
@@ -356,11 +360,18 @@ class Keeper:
             log.warning("%s", listed("Not saved", unmeant))
 
 
-def listed(what: str, entries: tuple[LeftOut, ...]) -> str:
-    """The first of some entries with its reason, and how many more there are; "" for none."""
+def listed(what: str, entries: tuple[LeftOut, ...], count: int = 0) -> str:
+    """The first of some entries with its reason, and how many more there are; "" for none.
+
+    Arguments:
+        what: is said of them.
+        entries: those that are named.
+        count: how many there are, where that may be more.
+    """
     if not entries:
         return ""
-    first, more = entries[0], f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+    others = max(count, len(entries)) - 1
+    first, more = entries[0], f" and {others} more" if others else ""
     path = first.path if first.path.isprintable() else ascii(first.path)
     return f"{what}: {path} ({first.reason}){more}"
 

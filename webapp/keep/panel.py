@@ -45,7 +45,7 @@ class KeepPanel:
         with self.entries:
             if status.missing:
                 element("h3", "Not brought back; it stays saved")
-                _list(status.missing)
+                _list(status.missing, status.missing_count)
             reasons = groupby(sorted(status.left_out, key=_reason), _reason)
             for (by_rule, reason), entries in reasons:
                 element("h3", f"Not saved{' by rule' if by_rule else ''}: {reason}")
@@ -110,12 +110,12 @@ def _reason(one: LeftOut) -> tuple[bool, str]:
     return one.by_rule, one.reason
 
 
-def _list(entries: tuple[LeftOut, ...]) -> None:
+def _list(entries: tuple[LeftOut, ...], count: int = 0) -> None:
     with ui.element("ul"):
         for one in entries[:SHOWN]:
             path = one.path if one.path.isprintable() else ascii(one.path)
             with ui.element("li"):
                 element("span", "")
                 element("span", f"{path} ({one.reason})" if one.reason else path)
-        if len(entries) > SHOWN:
-            element("li", f"and {len(entries) - SHOWN} more")
+        if (more := max(count, len(entries)) - SHOWN) > 0:
+            element("li", f"and {more} more")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from webapp.keep.archive import Archive, SupersededError
 from webapp.keep.format import NewerFormatError, TornError
 from webapp.keep.lines import find_lines, folder_of, recall_choice, record_choice
 
-SHOWN = 1000  # entries of what is left out; more are counted
+SHOWN = 1000  # entries of what is left out or missing; more are counted
+ROOM = 2**22  # characters of paths in an answer, which is one line
 PULSE = 2.0  # seconds between two signs of life
 ASKED = 600.0  # seconds between two questions about who may read the volume
 
@@ -89,11 +91,16 @@ class Worker:
         self._open(chosen, request)
         opened = self.archive.restore(files)
         os.nice(19 - os.nice(0))  # the disk's priority follows
-        return asdict(opened) | {"line": chosen}
+        missing = _fitting(opened.missing)
+        count = len(opened.missing)
+        return asdict(opened) | {"line": chosen, "missing": missing, "missing_count": count}
 
     def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
         self._open(request["line"], request)
-        opened = self.archive.look(files, request["state"], request["missing"])
+        missing = request["missing"]
+        if len(missing) < request["missing_count"]:
+            missing = None
+        opened = self.archive.look(files, request["state"], missing)
         os.nice(19 - os.nice(0))
         return asdict(opened)
 
@@ -119,6 +126,16 @@ class Worker:
         if time.monotonic() - self._said > PULSE:
             self._said = time.monotonic()
             self._say({"working": True})
+
+
+def _fitting(missing: dict[str, str]) -> dict[str, str]:
+    """Those of the first that find room in an answer."""
+    fitting, room = dict[str, str](), ROOM
+    for path, reason in islice(missing.items(), SHOWN):
+        if len(json.dumps(path)) <= room:
+            room -= len(json.dumps(path))
+            fitting[path] = reason
+    return fitting
 
 
 def explain(error: BaseException, folder: str) -> str:
