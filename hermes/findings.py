@@ -25,7 +25,7 @@ class Result(Enum):
     AS_BELIEVED = "as believed"
     KINDER = "kinder"
     STRICTER = "stricter"
-    NOT_TOLD = "not to be told"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def compare(rule: Rule, believed: bool, kept: Said, broken: Said) -> Finding:
     if not kept.taken:
         words = f"what keeps it is not taken either: {kept.words}"
         said = Said(None, kept.status, kept.code, words)
-        return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, said)
+        return Finding(rule.name, rule.what, believed, Result.UNKNOWN, said)
     if broken.taken is None:
-        return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, broken)
+        return Finding(rule.name, rule.what, believed, Result.UNKNOWN, broken)
     refused = not broken.taken
     other = Result.STRICTER if refused else Result.KINDER
     result = Result.AS_BELIEVED if refused is believed else other
@@ -138,7 +138,7 @@ def compare(rule: Rule, believed: bool, kept: Said, broken: Said) -> Finding:
 def unasked(rule: Rule, believed: bool) -> Finding:
     """What is found of a rule whose request another rule refuses already."""
     said = Said(None, words=f"not asked, as {rule.unless} is refused")
-    return Finding(rule.name, rule.what, believed, Result.NOT_TOLD, said)
+    return Finding(rule.name, rule.what, believed, Result.UNKNOWN, said)
 
 
 def read_caching(believed: bool, first: Said, second: Said, usage: Mapping[str, Any]) -> Finding:
@@ -155,7 +155,7 @@ def read_caching(believed: bool, first: Said, second: Said, usage: Mapping[str, 
     if said.taken and "prompt_tokens" not in usage:
         said = Said(None, said.status, words="no usage is told")
     if not said.taken:
-        return Finding(name, what, believed, Result.NOT_TOLD, said)
+        return Finding(name, what, believed, Result.UNKNOWN, said)
     read = _cached_tokens(usage) > 0
     other = Result.KINDER if read else Result.STRICTER
     said = replace(said, words="" if read else "nothing was read from it")

@@ -87,7 +87,7 @@ def _survey(settings: HermesSettings) -> Survey | None:
         print(_row(finding.name, finding.result.value, finding.said.answer, finding.text))
         findings.append(finding)
     survey = Survey(surveyor.cloud, surveyor.place, places, lists, tuple(findings))
-    print(f"World:     {survey.world or 'not to be told'}")
+    print(f"World:     {survey.world or 'unknown'}")
     counted = Counter(finding.result for finding in findings)
     numbers = (f"{counted[result]} {result.value}" for result in Result if counted[result])
     print(f"Result:    {', '.join(numbers)}{describe_limits(survey.limits)}")

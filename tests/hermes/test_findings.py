@@ -35,9 +35,9 @@ NEW = "system.ai.claude-opus-4-7"
         (True, TAKEN, TAKEN, Result.KINDER, True, ": taken"),
         (False, TAKEN, TAKEN, Result.AS_BELIEVED, True, ""),
         (False, TAKEN, REFUSED, Result.STRICTER, True, f"; it holds for this model too: {WORDS}"),
-        (True, TAKEN, BUSY, Result.NOT_TOLD, True, ": too many"),
-        (True, BUSY, REFUSED, Result.NOT_TOLD, True, ": what keeps it is not taken either: too many"),
-        (False, REFUSED, REFUSED, Result.NOT_TOLD, True, f": what keeps it is not taken either: {WORDS}"),
+        (True, TAKEN, BUSY, Result.UNKNOWN, True, ": too many"),
+        (True, BUSY, REFUSED, Result.UNKNOWN, True, ": what keeps it is not taken either: too many"),
+        (False, REFUSED, REFUSED, Result.UNKNOWN, True, f": what keeps it is not taken either: {WORDS}"),
     ],
 )  # fmt: skip
 def test_what_two_answers_say_of_a_rule(
@@ -76,12 +76,12 @@ def test_what_one_answer_says(status: int, body: str, taken: bool | None, words:
         (False, {"prompt_tokens": 9}, Result.AS_BELIEVED),
         (False, {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}, Result.KINDER),
         (True, {"prompt_tokens": 9, "cache_read_input_tokens": "8"}, Result.STRICTER),
-        (True, {}, Result.NOT_TOLD),
+        (True, {}, Result.UNKNOWN),
     ],
 )
 def test_whether_prompts_are_cached(believed: bool, usage: dict[str, Any], result: Result) -> None:
     assert read_caching(believed, TAKEN, TAKEN, usage).result is result
-    assert read_caching(believed, TAKEN, BUSY, usage).result is Result.NOT_TOLD
+    assert read_caching(believed, TAKEN, BUSY, usage).result is Result.UNKNOWN
 
 
 OLD_LEGACY, OLD_DIRECT, NEW_OWN = Place(MLFLOW, OPUS_4_7), Place(DIRECT, OPUS_4_7), Place(OWN, NEW)

@@ -68,7 +68,7 @@ def differing(found: dict[str, Result]) -> dict[str, Result]:
 def test_each_rule_that_is_off_is_found_kinder_and_no_other(world: str, begin: Begin) -> None:
     with StandIn(world=world, caps=CAPS) as workspace:
         surveyor = begin(workspace)
-        usual = {name: Result.NOT_TOLD for name in LISTS if world == "classic"}
+        usual = {name: Result.UNKNOWN for name in LISTS if world == "classic"}
         found = list(surveyor.findings())
         assert differing({f.name: f.result for f in found}) == usual
         requests = {f.name for f in found if f.believed} - LISTS - {"caching"}
@@ -105,7 +105,7 @@ def test_what_another_rule_refuses_is_not_asked(begin: Begin) -> None:
     """A GPT model refuses all marks and all thinking: nothing finer can be told."""
     with StandIn(caps=CAPS) as workspace:
         surveyor = begin(workspace, GPT)
-        untold = {name for name, r in results(surveyor).items() if r is Result.NOT_TOLD}
+        untold = {name for name, r in results(surveyor).items() if r is Result.UNKNOWN}
         finer = {"cache-tool", "cache-empty", "cache-many", "thinking-budget", "thinking-round"}
         assert untold == finer | LISTS
         workspace.lenient = {"cache-marks"}
@@ -149,7 +149,7 @@ def broken_off(call: Call) -> Answer:
         (lambda call: (400, {"message": "Invalid Token"}), "Invalid Token"),
     ],
 )
-def test_an_odd_answer_in_the_middle_is_one_row_that_is_not_to_be_told(
+def test_an_odd_answer_in_the_middle_is_one_row_that_is_unknown(
     odd: Answering, said: str, begin: Begin
 ) -> None:
     with StandIn(world="both", caps=CAPS) as workspace:
@@ -161,7 +161,7 @@ def test_an_odd_answer_in_the_middle_is_one_row_that_is_not_to_be_told(
         workspace.answer = sometimes  # type: ignore[method-assign]
         found = {finding.name: finding for finding in surveyor.findings()}
         untold = {name: f.result for name, f in found.items()}
-        assert differing(untold) == {"unknown-field": Result.NOT_TOLD}
+        assert differing(untold) == {"unknown-field": Result.UNKNOWN}
         assert said in found["unknown-field"].text
 
 
@@ -177,7 +177,7 @@ def test_a_control_that_was_not_told_is_asked_again(begin: Begin) -> None:
             return answer(call)
 
         workspace.answer = once  # type: ignore[method-assign]
-        assert list(differing(results(surveyor)).values()) == [Result.NOT_TOLD]
+        assert list(differing(results(surveyor)).values()) == [Result.UNKNOWN]
 
 
 def test_prompts_that_are_not_cached(begin: Begin) -> None:
@@ -287,7 +287,7 @@ def test_a_person_reads_a_table_and_says_whether_a_file_is_written(
         code, out, err = report(workspace, typed="y\nn\n")
         assert (code, err, file.exists()) == (0, "", False)
         assert re.search(r"^strict +kinder +200 taken +strict in a tool's function", out, re.M)
-        assert "\nWorld:     classic\nResult:    18 as believed, 2 kinder, 2 not to be told" in out
+        assert "\nWorld:     classic\nResult:    18 as believed, 2 kinder, 2 unknown" in out
         assert workspace.token not in out
         assert report(workspace, typed="y\ny\n")[0] == 0
         assert read_report(file)["world"] == "classic"

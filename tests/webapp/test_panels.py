@@ -457,7 +457,13 @@ def test_nothing_is_imported_from_a_folder_that_a_terminal_writes(window: Open) 
         page.keyboard.press("Control+Shift+G")
         expect(dialog(page, "Routes")).to_contain_text(f"{OPUS_4_7} answers.", timeout=60_000)
         page.keyboard.press("Control+Shift+E")
-        expect(dialog(page, "Files")).to_contain_text("Nothing here.")
+        files = dialog(page, "Files")
+        expect(files).to_contain_text("Nothing here.")
+        shown = files.get_by_text("Nothing here."), files.get_by_label("Filter")
+        note, word = (found.bounding_box() for found in shown)
+        assert note
+        assert word
+        assert note["y"] < word["y"] + 100  # below the filter, not at the end
         ready(window(served.url))
         assert not caught.exists(), caught.read_text()
 
