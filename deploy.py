@@ -47,6 +47,7 @@ from hermes.urls import SettingError, brief_error, why_unreachable
 from hermes.volume import find_readers
 
 ROOT = Path(__file__).resolve().parent
+NO_READERS = "nobody else was given READ VOLUME; admins and its managers can take it."
 
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
@@ -142,8 +143,8 @@ def say_proof(proof: Proof) -> bool:
 def say_readers(target: Target, app: App | None, volume: str) -> None:
     """Say who else may read what the app will save."""
     principal = (app and app.service_principal_client_id) or ""
-    if line := find_readers(lambda: target.client, volume, [principal]).line:
-        say("Volume", line)
+    line = find_readers(lambda: target.client, volume, [principal]).line
+    say("Volume", line or NO_READERS)
 
 
 def models_of(proof: Proof | None) -> list[str]:

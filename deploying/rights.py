@@ -54,8 +54,8 @@ def _endpoint_resources(client: WorkspaceClient, named: dict[str, str]) -> list[
     for model in named.keys() - there:
         say(
             "Resources",
-            f"none for {model}, which is no serving endpoint: its AI Gateway answered you, and"
-            " decides whether it answers the app; the app's page says so",
+            f"none needed for {model}: AI Gateway answered you; whether it answers the app, the"
+            " app's page shows",
         )
     query = AppResourceServingEndpointServingEndpointPermission.CAN_QUERY
     return [
