@@ -40,8 +40,8 @@ def report_workspace(settings: HermesSettings, yes: bool) -> int:
         check_free(path)  # before it costs anything
     cost = cost_of(settings)
     print(
-        f"This asks {settings.model} some {cost.requests} times: about {cost.prompts:,} tokens of"
-        f" prompts and {cost.answers:,} of answers at most."
+        f"This asks {settings.model}: about {_up(cost.requests, 10)} requests, at most"
+        f" {_up(cost.prompts + cost.answers, 1000):,} tokens."
     )
     try:
         if not (yes or _agreed("Ask?")):
@@ -56,12 +56,17 @@ def report_workspace(settings: HermesSettings, yes: bool) -> int:
         return 130
 
 
+def _up(number: int, step: int) -> int:
+    """A number rounded up to a step."""
+    return -(-number // step) * step
+
+
 def _agreed(question: str) -> bool:
     """Ask a person."""
     if not sys.stdin.isatty():
         raise SettingError(
-            "setup_hermes.py --report: there is no terminal to ask on; expected --yes after it"
-            " (make report YES=1)"
+            "setup_hermes.py --report: there is no terminal to ask on; expected make report YES=1,"
+            " or --yes after --report"
         )
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -271,8 +271,10 @@ def test_the_cost_is_said_and_agreed_to_before_anything_is_asked(
     with StandIn() as workspace:
         code, out, err = report(workspace)
         assert (code, err.count("\n")) == (2, 1)
-        assert "expected --yes after it (make report YES=1)" in err
-        assert re.match(rf"This asks {OPUS_4_7} some \d+ times: about [\d,]+ tokens", out)
+        assert "expected make report YES=1, or --yes after --report" in err
+        assert re.match(
+            rf"This asks {OPUS_4_7}: about \d+0 requests, at most \d+,000 tokens\.\n", out
+        )
         assert report(workspace, typed="")[0] == 0
         assert report(workspace, typed="n\n")[0] == 0
         assert workspace.chats() == []
