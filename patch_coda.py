@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hermes.urls import SettingError
-from patching.checkout import Checkout, Plan, plan_fix, plan_undo
+from patching.checkout import RECORD, Checkout, Plan, plan_fix, plan_undo
 from patching.files import write_all
 from patching.source import encode
 
@@ -64,11 +64,17 @@ def report(checkout: Checkout, plan: Plan, undo: bool) -> list[str]:
         return [*plan.notes, f"{state}: nothing to change."]
     others = [name for name in plan.files if not name.startswith(("hermes/", "utils.py"))]
     done = ", ".join(["hermes/", *others])
+    lines = ", and the lines of utils.py above" if "utils.py" in plan.files else ""
+    next_step = "Next: commit and deploy CODA as before."
+    more = [
+        f"{next_step} The models are HERMES_* in its app.yaml.",
+        f"Commit {RECORD} too: UNDO needs it in a clone.",
+    ]
     return [
         *_difference(checkout.text("utils.py"), plan.files.get("utils.py")),
-        f"{'Taken out' if undo else 'Put in'}: {done}, and the lines of utils.py above, if any.",
+        f"{'Taken out' if undo else 'Put in'}: {done}{lines}.",
         *plan.notes,
-        "Next: commit and deploy CODA as before. The models are HERMES_* in its app.yaml.",
+        *([next_step] if undo else more),
     ]
 
 

@@ -254,7 +254,9 @@ def test_put_in_twice_and_taken_out(coda: Path, capsys: pytest.CaptureFixture[st
     changed = [line for line in out.splitlines() if line[:1] in "+-"]
     assert "+from hermes import urls" in changed
     assert 20 < len(out.splitlines()) < 120
-    assert out.splitlines()[-1].startswith("Next: ")
+    assert out.splitlines()[-3].endswith(", and the lines of utils.py above.")
+    assert out.splitlines()[-2].startswith("Next: ")
+    assert out.splitlines()[-1] == "Commit hermes/coda.json too: UNDO needs it in a clone."
     fixed = tree(coda)
     ours = {f"hermes/{p.relative_to(ROOT / 'hermes')}" for p in ROOT.glob("hermes/**/*.py")}
     assert ours < {*fixed}
@@ -272,6 +274,7 @@ def test_put_in_twice_and_taken_out(coda: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "The fix is in it: nothing to change.\n"
     assert tree(coda) == fixed
     assert run(coda, "--undo") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Next: commit and deploy CODA as before."
     assert tree(coda) == before
     assert not (coda / "hermes").exists()
     assert run(coda, "--undo") == 0
