@@ -650,6 +650,24 @@ def test_what_could_not_be_put_back_stays_saved_until_it_is(place: Place) -> Non
     }
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_was_below_a_file_of_now_is_brought_back_beside_it(place: Place, kind: str) -> None:
+    home = place.home()
+    (home / "projects" / "x" / "empty").mkdir(parents=True)
+    (home / "projects" / "x" / "deep").write_text("mine")
+    place.save(place.instance(home))
+    second = place.home()
+    here = second / "projects" / "x"
+    here.write_text("a file") if kind == "file" else here.symlink_to("elsewhere")
+    place.save(place.instance(second))
+    third = place.home()
+    opened = Archive(third, PATH).restore(place.files())
+    aside = third / "projects" / "brought-back" / "projects" / "x"
+    assert opened.missing == {}
+    assert (aside / "deep").read_text() == "mine"
+    assert (aside / "empty").is_dir()
+
+
 @pytest.mark.parametrize(("bound", "most"), [("SHOWN", 9), ("SHOWN", 0), ("ROOM", 0)])
 def test_what_is_missing_outlives_the_process_that_saves(
     place: Place, monkeypatch: pytest.MonkeyPatch, bound: str, most: int

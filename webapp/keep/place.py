@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from webapp.keep.content import is_sqlite, last_change
 from webapp.keep.format import BLOCK, File, Folder, Link, State, Tree
@@ -37,9 +37,12 @@ class Placer:
         """Put everything where it belongs; see `missing` and `carried` after it."""
         for entry in self.state.tree:
             self._try(entry, entry.path)
-        taken = {entry.path for entry in self.state.tree}
+        folders = {entry.path for entry in self.state.tree.folders}
+        others = {entry.path for entry in self.state.tree} - folders
         for entry in self.state.carried:
-            aside = entry.path in taken and not isinstance(entry, Folder)
+            above = {entry.path, *map(str, PurePosixPath(entry.path).parents)}
+            taken = entry.path in folders and not isinstance(entry, Folder)
+            aside = taken or not others.isdisjoint(above)
             self._try(entry, f"{ASIDE}/{entry.path}" if aside else entry.path)
 
     def _try(self, entry: Folder | File | Link, path: str) -> None:
