@@ -29,8 +29,11 @@ HERMES = """
 # In gitignore's syntax, as what follows; .keepignore may take these back with a "!", no others.
 AGAIN = """
 node_modules/ .venv/ __pycache__/ .cache/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .hypothesis/
-.tox/ .nox/ .ipynb_checkpoints/ *.pyc .DS_Store .upload-*
+.tox/ .nox/ .ipynb_checkpoints/ *.pyc .DS_Store
 """
+UPLOAD = (
+    f".upload-{'[0-9a-f]' * 32}"  # a file on its way in, by the name that webapp/files gives it
+)
 OURS = "/plugins/model-providers/databricks/"  # in ~/.hermes: setup brings it, in this version
 CREDENTIALS = """
 .env .env.* !.env.example !.env.sample !.env.template .envrc .databrickscfg* .netrc .pgpass .pypirc
@@ -89,8 +92,8 @@ class Rules:
         self._credentials = Ignore(CREDENTIALS.split())
         self._hermes_credentials = Ignore(HERMES_CREDENTIALS.split())
         self._hermes = Ignore(HERMES.split())
-        self._again = Ignore([*AGAIN.split(), OURS])
-        self._both = Ignore([*AGAIN.split(), *patterns])
+        self._again = Ignore([*AGAIN.split(), UPLOAD, OURS])
+        self._both = Ignore([*AGAIN.split(), UPLOAD, *patterns])
 
     def why_not(self, path: str, folder: bool) -> str:
         """Why a path is not saved; "" where it is. A folder's answer goes for all that is in it.
