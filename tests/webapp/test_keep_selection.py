@@ -71,7 +71,8 @@ SELECTED = {
     "projects/.tox/mine": "",
     ".hermes/plugins/mine/__init__.py": "",
     ".hermes/memories/MEMORY.md": "",
-    ".hermes/skills/token.json": CREDENTIAL,
+    ".hermes/skills/token.json": "",
+    ".hermes/token.json": CREDENTIAL,
     ".hermes/auth.json": CREDENTIAL,
     ".hermes/.env": CREDENTIAL,
     ".hermes/logs/": NOT_KEPT,
@@ -102,11 +103,15 @@ def test_only_an_environments_own_parts_are_left_out_of_a_project(tmp_path: Path
         "share/data.csv",
         "bin/deploy.sh",
         "bin/a/b",
+        "bin/activate_account.sh",
+        "bin/run.sh",
     ]
     write(root, *mine)
+    (root / "bin" / "run.sh").write_text(f"#!/bin/sh\ncd {root}\n")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root], check=True)
     (root / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
     (root / "bin" / "tool").write_text(f"#!{root}/bin/python\nimport tool\n")
+    (root / "bin" / "long").write_text(f"#!/bin/sh\n'''exec' {root}/bin/python \"$0\"\n")
     (root / "bin" / "compiled").write_bytes(b"\x7fELF...")
     write(root, "lib/python3.11/site-packages/x.py")
     saved, left_out = walked(tmp_path)

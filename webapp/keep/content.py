@@ -71,6 +71,9 @@ def last_change(full: Path, info: os.stat_result) -> int:
 def copy_database(full: Path, copy: Path, most: int) -> bytes:
     """A database's bytes through SQLite's own backup, whole also while it is written to.
 
+    A transaction that a killed program left open is rolled back in the copy, and what only begins
+    as a database does is taken as it is.
+
     Arguments:
         full: the database.
         copy: a file to make and remove again.
@@ -83,20 +86,46 @@ def copy_database(full: Path, copy: Path, most: int) -> bytes:
     if not all(stat.S_ISREG(beside.st_mode) for beside in side_files(full)):
         raise LeftOutError("a database whose log is not a regular file")
     copy.unlink(missing_ok=True)
+    try:
+        _back_up(f"{full.as_uri()}?mode=ro", copy)
+        return read_regular(copy, most)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            return read_regular(full, most)
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:  # a journal to roll back
+            return _rolled_back(full, copy, most)
+        raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _back_up(source: str, copy: Path) -> None:
+    """Copy the database of a URI."""
     until = time.monotonic() + LOCKED
 
     def give_up(status: int, remaining: int, total: int) -> None:
         if status in (5, 6) and time.monotonic() > until:  # SQLITE_BUSY, SQLITE_LOCKED
             raise OSError(errno.EBUSY, "a database that is locked")
 
+    with (
+        closing(sqlite3.connect(source, uri=True)) as database,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        database.backup(target, progress=give_up)
+
+
+def _rolled_back(full: Path, copy: Path, most: int) -> bytes:
+    """The bytes of a database whose journal has a transaction that nobody will end."""
+    own = copy.with_name(f"{copy.name}-own")
+    journal = Path(f"{own}-journal")
     try:
-        with (
-            closing(sqlite3.connect(f"{full.as_uri()}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target, progress=give_up)
+        own.write_bytes(read_regular(full, most))
+        journal.write_bytes(read_regular(Path(f"{full}-journal"), most))
+        copy.unlink(missing_ok=True)
+        _back_up(own.as_uri(), copy)  # SQLite rolls back what the journal holds
         return read_regular(copy, most)
     except sqlite3.Error as error:
         raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
     finally:
-        copy.unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)

@@ -31,16 +31,18 @@ AGAIN = """
 node_modules/ .venv/ __pycache__/ .cache/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .hypothesis/
 .tox/ .nox/ .ipynb_checkpoints/ *.pyc .DS_Store
 """
-UPLOAD = (
-    f".upload-{'[0-9a-f]' * 32}"  # a file on its way in, by the name that webapp/files gives it
-)
+# A file on its way in, by the name that webapp/files gives it.
+UPLOAD = f".upload-{'[0-9a-f]' * 32}"
 OURS = "/plugins/model-providers/databricks/"  # in ~/.hermes: setup brings it, in this version
 CREDENTIALS = """
 .env .env.* !.env.example !.env.sample !.env.template .envrc .databrickscfg* .netrc .pgpass .pypirc
 .npmrc .git-credentials .aws/ .azure/ .ssh/ .kube/ .databricks/ id_rsa id_ecdsa id_ed25519
 """
-HERMES_CREDENTIALS = (
-    "auth.json credentials.json token.json *_token.json *_tokens.json"  # in ~/.hermes alone
+# At the top of ~/.hermes alone: below it, a file of such a name may be the user's work.
+HERMES_CREDENTIALS = "/auth.json /credentials.json /token.json /*_token.json /*_tokens.json"
+# The scripts of a virtual environment that name no place of their own.
+ACTIVATE = re.compile(
+    r"[Aa]ctivate(\.(csh|fish|nu|bat|ps1))?|activate_this\.py|deactivate\.(bat|nu)|pydoc\.bat"
 )
 # Of a virtual environment; what stands in its bin is looked at, as a project may have a bin too.
 ENVIRONMENT = """
@@ -208,11 +210,15 @@ class _Walker:
             return False
         if full.is_symlink():
             return full.name.startswith("python")
-        if full.name.startswith(("activate", "Activate", "deactivate")):
+        if ACTIVATE.fullmatch(full.name):
             return True
-        # An installed program names its environment, or is compiled; all else is the user's.
+        # An installed program is compiled, or its first line names the environment's Python; where
+        # that is too long for a first line, pip writes it into the second. All else is the user's.
         beginning = head(full, 4096)
-        return beginning[:4] == b"\x7fELF" or os.fsencode(self.home / root) in beginning
+        lines = beginning.split(b"\n", 2)[:2]
+        named = [line for line in lines if line.startswith((b"#!", b"'''exec'"))]
+        place = os.fsencode(self.home / root)
+        return beginning[:4] == b"\x7fELF" or any(place in line for line in named)
 
     def _is_cache(self, path: str, names: list[str]) -> bool:
         """Whether a folder says that it is a cache; a project's root is none."""
