@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -128,6 +129,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         standin = self.standin
+        if hasattr(socket, "TCP_QUICKACK"):
+            # Through a proxy urllib3 waits for this before it sends the body: 40 ms a request.
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         if "Transfer-Encoding" in self.headers:
             raw = self._chunks()
         else:
