@@ -749,7 +749,7 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
     (home / "projects" / "old").write_text("old")
     place.save(place.instance(home))
     before = dict(place.volume.files)
-    name, blank = lines.new_name(), place.home()
+    name, blank = format.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
     request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}
@@ -760,9 +760,9 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
         assert "problem" not in worker.answer({"do": "save"} | place.login())
     assert before.items() <= place.volume.files.items()
     asked = place.ask(place.home())
-    assert [line.name for line in asked["lines"]] == [name, lines.MAIN]
+    assert [line.name for line in asked["lines"]] == [name, format.MAIN]
     assert [line.files for line in asked["lines"]] == [2, 1]
-    for chosen, expected in ((name, {"new", "n"}), (lines.MAIN, {"old"})):
+    for chosen, expected in ((name, {"new", "n"}), (format.MAIN, {"old"})):
         back = place.home()
         assert place.ask(back, line=chosen)["line"] == chosen
         assert {path.name for path in (back / "projects").iterdir()} == expected
@@ -772,7 +772,7 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
 
 
 def test_a_line_that_is_alone_is_brought_back_without_a_question(place: Place) -> None:
-    name, home = lines.new_name(), place.home()
+    name, home = format.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
     worker = place.worker(home)
     request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}

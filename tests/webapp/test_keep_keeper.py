@@ -17,8 +17,8 @@ from hermes.urls import SettingError
 from tests.served import until
 from webapp.keep import child
 from webapp.keep.child import Child
+from webapp.keep.format import Line
 from webapp.keep.keeper import Do, Keeper, Phase, Status, pause_after, what_next
-from webapp.keep.lines import Line
 from webapp.keep.selection import LeftOut
 from webapp.settings import read_settings
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -16,6 +18,7 @@ pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not 
 
 
 from hermes.config import refresh_token
+from tests.conftest import ROOT
 from tests.standin import StandIn
 from tests.webapp.logins import HOST, Login, write_config
 from webapp import tokens
@@ -241,3 +244,11 @@ def test_a_config_that_cannot_be_renewed_is_logged_once(
     with pytest.raises(Stop):
         tokens.keep_token_fresh(config, lambda: Login(lambda: "one"), sleep)
     assert caplog.text.count("is not renewed") == 1
+
+
+def test_the_first_page_is_answered_without_databricks_sdk() -> None:
+    """It takes a second to import; `finish_imports` does that beside the first terminal."""
+    code = "import sys, app, webapp.page; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "nicegui" in found.stdout.split()
+    assert "databricks.sdk" not in found.stdout.split()

@@ -15,13 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 FORMAT = 2
 BLOCK = 2**20  # bytes of a file, uncompressed
+MAIN = ""  # the line of states in the volume's folder itself
 MOST_IN_ALL = 2**30  # bytes of files in a state
 MOST_IN_AN_INDEX = 2**26  # bytes, unpacked: some 300,000 files
 MOST_IN_A_MANIFEST = 2**14  # bytes
@@ -35,6 +38,24 @@ MEANINGLESS = (  # what reading something else raises; OverflowError is for Infi
     RecursionError,
     zlib.error,
 )
+
+
+class Line(NamedTuple):
+    """A line of states."""
+
+    name: str  # its folder, `MAIN` for the first one
+    saved: str  # when its newest state was begun, ISO 8601 in UTC; "" where that cannot be read
+    files: int
+
+
+def new_name() -> str:
+    """A name for a line that begins now."""
+    return f"line-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def folder_of(volume: str, name: str) -> str:
+    """The folder that a line is in."""
+    return f"{volume}/{name}" if name else volume
 
 
 class Folder(NamedTuple):

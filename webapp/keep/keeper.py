@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from webapp.keep.child import Child
-from webapp.keep.lines import MAIN, Line, folder_of, new_name
+from webapp.keep.format import MAIN, Line, folder_of, new_name
 from webapp.keep.selection import LeftOut
 from webapp.settings import AppSettings
 from webapp.tokens import bearer, one_line

@@ -11,39 +11,17 @@ from __future__ import annotations
 import io
 import json
 import re
-import secrets
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import NamedTuple
 
 from databricks.sdk.errors import NotFound
 from databricks.sdk.service.files import FilesAPI
 
 from webapp.keep.archive import download
-from webapp.keep.format import MOST_IN_A_MANIFEST, TornError, read_manifest
+from webapp.keep.format import MAIN, MOST_IN_A_MANIFEST, Line, TornError, folder_of, read_manifest
 
-MAIN = ""  # the line in the volume's folder itself
 CHOICE = "choice.json"
 NAME = re.compile(r"line-\d{8}T\d{6}Z-[0-9a-f]{8}")
-
-
-class Line(NamedTuple):
-    """A line of states."""
-
-    name: str  # its folder, `MAIN` for the first one
-    saved: str  # when its newest state was begun, ISO 8601 in UTC; "" where that cannot be read
-    files: int
-
-
-def new_name() -> str:
-    """A name for a line that begins now."""
-    return f"line-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def folder_of(volume: str, name: str) -> str:
-    """The folder that a line is in."""
-    return f"{volume}/{name}" if name else volume
 
 
 def find_lines(files: FilesAPI, volume: str) -> list[Line]:

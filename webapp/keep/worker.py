@@ -30,8 +30,8 @@ from databricks.sdk.service.files import FilesAPI
 from hermes.urls import brief_error, why_unreachable
 from hermes.volume import find_readers
 from webapp.keep.archive import Archive, SupersededError
-from webapp.keep.format import NewerFormatError, TornError
-from webapp.keep.lines import find_lines, folder_of, recall_choice, record_choice
+from webapp.keep.format import NewerFormatError, TornError, folder_of
+from webapp.keep.lines import find_lines, recall_choice, record_choice
 
 SHOWN = 1000  # entries of what is left out or missing; more are counted
 ROOM = 2**22  # characters of paths in an answer, which is one line
