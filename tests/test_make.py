@@ -88,19 +88,27 @@ def test_help_names_every_target() -> None:
     assert [name for name in targets if name not in said] == []
 
 
-@pytest.mark.parametrize("program", ["app.py", "deploy.py"])
-def test_an_old_python_is_one_line(program: str) -> None:
-    if program == "deploy.py":
-        pytest.importorskip(
-            "databricks.sdk", reason="databricks-sdk is missing: deploy.py needs it"
-        )
+OLD = "sys.version_info = (3, 10, 13, 'final', 0)"
+
+
+@pytest.mark.parametrize(
+    ("program", "lacks", "said"),
+    [
+        ("app.py", OLD, "The app needs Python 3.11 or later; this is "),
+        ("deploy.py", OLD, "The app needs Python 3.11 or later; this is "),
+        ("deploy.py", "sys.modules['requests'] = None", "deploy.py needs what requirements.txt"),
+        ("deploy.py", "sys.modules['databricks'] = None", "deploy.py needs what requirements.txt"),
+        ("deploy.py", "sys.modules['databricks.sdk'] = None", "deploy.py needs what requ"),
+    ],
+)
+def test_what_python_lacks_is_one_line(program: str, lacks: str, said: str) -> None:
     code = (
-        "import runpy, sys; sys.version_info = (3, 10, 13, 'final', 0); "
-        f"sys.argv = ['{program}']; runpy.run_path('{program}', run_name='__main__')"
+        f"import runpy, sys; {lacks}; sys.argv = ['{program}']; "
+        f"runpy.run_path('{program}', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("The app needs Python 3.11 or later; this is ")
+    assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
 
 

@@ -27,6 +27,7 @@ pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspac
 from databricks.sdk.clock import RealClock
 
 import deploy
+import deploying.commands
 import deploying.console
 import deploying.files
 from deploying.files import Manifest, read_files
@@ -65,8 +66,23 @@ def workspace(apps: Apps) -> Iterator[StandIn]:
 
 
 @pytest.fixture
+def few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a few files of the app's: each one costs a request."""
+    root = tmp_path / "few"
+    for name in ("app.yaml", "app.yaml.template", "requirements.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("utils.py", "hermes/urls.py", "webapp/page.py"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(f"# {name}\n")
+    monkeypatch.setattr(deploy, "ROOT", root)
+    return root
+
+
+@pytest.fixture
 def door(
     workspace: StandIn,
+    few_files: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -118,7 +134,10 @@ def endpoint(name: str, model: str, permission: str = "CAN_QUERY") -> dict[str, 
 # --- The first time, and the next -----------------------------------------------------------------
 
 
-def test_the_first_run_makes_everything(door: Door, apps: Apps) -> None:
+def test_the_first_run_makes_everything(
+    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy, "ROOT", ROOT)
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
     assert (
@@ -210,47 +229,36 @@ def test_without_git_the_kinds_of_the_app_are_uploaded(
     assert sorted(read_files(tmp_path / "linked")) == sorted([*OWN, *notes])
 
 
-def test_only_what_changed_is_uploaded(
-    door: Door, apps: Apps, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_changed_is_uploaded(door: Door, apps: Apps, few_files: Path) -> None:
     apps.files[f"{FOLDER}/notes.txt"] = b"somebody's"
     door()
-    files = read_files(ROOT)
-    changed = {name: data for name, data in files.items() if name != "webapp/page.py"} | {
-        "utils.py": b"# new\n\xff\r\n\x00"
-    }
-    monkeypatch.setattr(deploy, "read_files", lambda _: dict(changed))
+    (few_files / "webapp" / "page.py").unlink()
+    (few_files / "utils.py").write_bytes(b"# new\n\xff\r\n\x00")
     apps.calls.clear()
     code, out, _ = door()
     assert code == 0
-    assert f"1 of {len(changed)} uploaded to /Workspace{FOLDER}: utils.py" in out
+    assert f"1 of 4 uploaded to /Workspace{FOLDER}: utils.py" in out
     assert "webapp/page.py deleted" in out
     assert apps.files[f"{FOLDER}/utils.py"] == b"# new\n\xff\r\n\x00"
     assert f"{FOLDER}/webapp/page.py" not in apps.files
     assert apps.files[f"{FOLDER}/notes.txt"] == b"somebody's"
-    assert (
-        apps.changes.count("POST /api/2.0/workspace/import") == 4
-    )  # the file, and what is known: before, after, deployed
+    # The file, and what is known: before, after, deployed.
+    assert apps.changes.count("POST /api/2.0/workspace/import") == 4
     assert apps.changes.count("POST /api/2.0/apps/hermes/deployments") == 1
 
 
 def test_a_list_of_files_that_cannot_be_read_or_trusted_deletes_nothing(
-    door: Door, apps: Apps
+    door: Door, apps: Apps, few_files: Path
 ) -> None:
     door()
-    for text in (
-        "",
-        "[]",
-        '{"files": 3}',
-        '{"files": {"../x": "1", "/Users/y": "1"}, "given": {}, "deployment": ""}',
-    ):
-        apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"] = text.encode()
+    known = f"{FOLDER}/{deploying.files.MANIFEST}"
+    outside = '{"files": {"../x": "1", "/Users/y": "1"}, "given": {}, "deployment": ""}'
+    for text in ("", "[]", '{"files": 3}', outside):
+        apps.files[known] = text.encode()
         apps.calls.clear()
         assert door()[0] == 0
         assert "POST /api/2.0/workspace/delete" not in apps.changes
-        assert len(json.loads(apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"])["files"]) == len(
-            read_files(ROOT)
-        )
+        assert json.loads(apps.files[known])["files"].keys() == read_files(few_files).keys()
 
 
 def test_a_dry_run_only_reads(door: Door, apps: Apps) -> None:
@@ -287,8 +295,8 @@ def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
 # --- Settings -------------------------------------------------------------------------------------
 
 
-def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> None:
-    before = (ROOT / "app.yaml").read_bytes()
+def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps, few_files: Path) -> None:
+    before = (few_files / "app.yaml").read_bytes()
     given = f"HERMES_MODEL={OPUS_4_6} MAX_CONCURRENT_SESSIONS=3 DEEPWIKI_MCP_URL="
     given += """ APP_OWNER='"me": #1@example.com'"""
     assert door(SET=given)[0] == 0
@@ -296,7 +304,7 @@ def test_settings_go_into_the_uploaded_file_alone(door: Door, apps: Apps) -> Non
     assert (env["HERMES_MODEL"], env["MAX_CONCURRENT_SESSIONS"]) == (OPUS_4_6, "3")
     assert (env["APP_OWNER"], env["DEEPWIKI_MCP_URL"]) == ('"me": #1@example.com', "")
     assert env["HOME"] == "/app/python/source_code"
-    assert (ROOT / "app.yaml").read_bytes() == before
+    assert (few_files / "app.yaml").read_bytes() == before
 
 
 KEPT = "HERMES_MODEL, APP_OWNER, EXA_MCP_URL as last time"
@@ -835,7 +843,14 @@ LOST = [
 @pytest.mark.parametrize("answered", [False, True], ids=["not done", "done, not answered"])
 @pytest.mark.parametrize(("method", "path", "which"), LOST)
 def test_a_lost_connection_is_mended_by_the_next_run(
-    door: Door, apps: Apps, clock: None, method: str, path: str, which: int, answered: bool
+    door: Door,
+    apps: Apps,
+    clock: None,
+    few_files: Path,
+    method: str,
+    path: str,
+    which: int,
+    answered: bool,
 ) -> None:
     """From one call on nothing is answered; that one was carried out, or it was not."""
     seen, rooms = [0], apps.rooms
@@ -860,7 +875,7 @@ def test_a_lost_connection_is_mended_by_the_next_run(
     apps.fault, apps.takes = lambda _: None, 10
     code, out, err = door()
     assert (code, err, out.splitlines()[-1]) == (0, "", URL)
-    files = read_files(ROOT)
+    files = read_files(few_files)
     assert {name: apps.files[f"{FOLDER}/{name}"] for name in files} == files
     assert apps.apps["hermes"]["app_status"]["state"] == "RUNNING"
     assert resources(apps) == [endpoint("hermes-fallback-model", OPUS_4_6)]
@@ -892,12 +907,12 @@ def test_an_app_whose_creation_was_not_answered_is_ours(
 
 
 def test_what_was_cut_off_and_taken_back_is_sent_again(
-    door: Door, apps: Apps, clock: None, monkeypatch: pytest.MonkeyPatch
+    door: Door, apps: Apps, clock: None, few_files: Path
 ) -> None:
     """The new file went up, the connection was lost, and the old file is wanted again."""
     door()
-    old = read_files(ROOT)
-    monkeypatch.setattr(deploy, "read_files", lambda _: old | {"utils.py": b"new"})
+    old = (few_files / "utils.py").read_bytes()
+    (few_files / "utils.py").write_bytes(b"new")
 
     def fault(call: Call) -> Answer | None:
         if apps.files[f"{FOLDER}/utils.py"] == b"new":
@@ -907,9 +922,9 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
     apps.fault = fault
     assert door()[0] == 1
     apps.fault = lambda _: None
-    monkeypatch.setattr(deploy, "read_files", lambda _: dict(old))
+    (few_files / "utils.py").write_bytes(old)
     assert door()[0] == 0
-    assert apps.files[f"{FOLDER}/utils.py"] == old["utils.py"]
+    assert apps.files[f"{FOLDER}/utils.py"] == old
 
 
 def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -976,8 +991,8 @@ def test_a_login_without_a_token_is_said(
     door: Door, apps: Apps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Who says who it is logs in with a name and a password.
-    monkeypatch.setattr(deploy, "find_me", lambda client: ME)
-    monkeypatch.setattr(deploy, "read_manifest", lambda target: Manifest())
+    monkeypatch.setattr(deploying.commands, "find_me", lambda client: ME)
+    monkeypatch.setattr(deploying.commands, "read_manifest", lambda target: Manifest())
     (tmp_path / ".databrickscfg").write_text(
         f"[work]\nhost = {os.environ['DATABRICKS_HOST']}\nusername = me\npassword = p4ssw0rd\n"
     )
