@@ -1,4 +1,7 @@
-"""URLs and hosts of Databricks: checked, of which cloud, and why one cannot be reached."""
+"""URLs and hosts of Databricks: checked, of which cloud, and why one cannot be reached.
+
+`requests` is imported where something is asked: it is most of what importing this would take.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
-
-import requests
 
 T = TypeVar("T")
 # Databricks' domains, each a cloud of its own, and the host of a workspace's AI Gateway there. The
@@ -220,6 +221,7 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
     Returns:
         "" when one came; else why not.
     """
+    import requests
 
     def ask() -> None:
         # An auth of our own keeps requests from sending what ~/.netrc holds for that host.
@@ -229,7 +231,7 @@ def unreachable(url: str, timeout: float = 2.0) -> str:
 
     try:
         in_time(ask, timeout)
-    except requests.Timeout:
+    except (requests.Timeout, TimeoutError):
         return f"timed out after {timeout:g} s"
     except (OSError, ValueError) as error:  # requests' own errors are OSErrors
         return why_unreachable(error)
@@ -248,7 +250,7 @@ def in_time(work: Callable[[], T], seconds: float) -> T:
         What it returns.
 
     Raises:
-        requests.ReadTimeout: when its time is over.
+        TimeoutError: when its time is over.
         Exception: whatever it raises.
     """
     future: Future[T] = Future()
@@ -261,7 +263,7 @@ def in_time(work: Callable[[], T], seconds: float) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     if not wait([future], seconds).done:
-        raise requests.ReadTimeout(f"no answer within {seconds:g} s")
+        raise TimeoutError(f"no answer within {seconds:g} s")
     return future.result()
 
 
@@ -274,7 +276,9 @@ def why_unreachable(error: Exception) -> str:
     Returns:
         `timed out`, or `DNS`, `TLS`, `proxy` or `connection` with the innermost message.
     """
-    if isinstance(error, requests.Timeout):
+    import requests
+
+    if isinstance(error, (requests.Timeout, TimeoutError)):
         return "timed out"
     inner: BaseException = error
     while isinstance(
