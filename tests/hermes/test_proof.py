@@ -12,8 +12,12 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
+from hermes.answers import Answer, Outcome
+from hermes.client import Client
 from hermes.learnt import Learnt
+from hermes.proof import Prover
 from hermes.routes import Place
+from hermes.trust import Trust
 from tests.conftest import ROOT
 from tests.standin import GPT, LLAMA, OPUS_4_6, OPUS_4_7, SONNET, StandIn
 
@@ -79,6 +83,17 @@ def test_what_was_learnt_of_a_route_goes_before_what_was_learnt_of_another() -> 
     learnt = Learnt({OPUS_4_7: {"https://there.example": there, "https://here.example": here}})
     assert learnt.facts(Place("https://here.example", OPUS_4_7)) == here
     assert learnt.facts(Place("https://new.example", OPUS_4_7)) == there
+
+
+def test_what_a_place_said_itself_goes_before_what_another_says_of_it() -> None:
+    here, there = Place("https://here.example/a", "m"), Place("https://here.example/b", "m")
+    prover = Prover(Client("dapi-token", Trust("https://here.example")))
+    prover.answers = [
+        Answer(there, 0, Outcome.NO_CONNECTION),
+        Answer(here, 200, Outcome.SERVES),
+    ]
+    assert prover.serves(here) is True
+    assert prover.serves(Place("https://here.example/c", "m")) is None
 
 
 def test_marks_that_are_refused_everywhere_are_left_out(home: Path) -> None:

@@ -102,6 +102,18 @@ def test_the_first_place_that_answers_is_written(
 
 
 @responses.activate
+def test_the_place_that_answered_last_is_asked_right_after_the_first(
+    env: dict[str, str], home: Path
+) -> None:
+    serve((OWN, A), (OWN, B))
+    assert main([], env) == 0
+    before = len(responses.calls)
+    assert main([], env) == 0
+    again = [call.request.url for call in [*responses.calls][before:]]
+    assert again[:2] == [f"{OPENAI}/chat/completions", f"{OWN}/chat/completions"]
+
+
+@responses.activate
 def test_without_a_gateway_everything_is_direct(env: dict[str, str], home: Path) -> None:
     serve((DIRECT, OPUS_4_6))
     assert main([], env | {"_GATEWAY_RESOLVED": "", "HERMES_MODEL": OPUS_4_6}) == 0
@@ -203,6 +215,19 @@ def test_check_says_what_to_do(
             responses.post(f"{url}/chat/completions", body=otherwise)
     assert main(["--check"], env) == 1
     assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+@responses.activate
+def test_an_unclear_answer_is_no_reason_to_ask_for_other_models(env: dict[str, str]) -> None:
+    serve(otherwise=ODD)
+    other = {
+        "name": "databricks-claude-sonnet-4-5",
+        "state": {"ready": "READY"},
+        "task": "llm/v1/chat",
+    }
+    responses.replace("GET", f"{HOST}/api/2.0/serving-endpoints", json={"endpoints": [other]})
+    assert main(["--check"], env) == 1
+    assert not [c for c in responses.calls if b"sonnet" in (c.request.body or b"")]
 
 
 @responses.activate

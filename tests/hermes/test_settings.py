@@ -202,6 +202,7 @@ def test_a_gateway_of_the_same_cloud_or_a_given_one_is_taken(env: dict[str, str]
             {"_GATEWAY_RESOLVED": elsewhere, "DATABRICKS_GATEWAY_HOST": f"{elsewhere}/openai"},
             elsewhere,
         ),
+        ({"_GATEWAY_RESOLVED": "", "DATABRICKS_GATEWAY_HOST": elsewhere}, ""),
     ):
         assert load_settings(env | more).gateway == gateway
 
@@ -287,6 +288,16 @@ def test_the_given_host_wins_over_a_profiles(with_profiles: dict[str, str]) -> N
     env = with_profiles | {"DATABRICKS_HOST": HOST}
     settings = load_settings(env)
     assert (settings.host, settings.token, settings.origin) == (HOST, "dapi-work", "")
+
+
+@responses.activate
+def test_a_profile_without_a_host_is_of_any_workspace(
+    with_profiles: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responses.get(f"{HOST}/.well-known/databricks-config", status=404)
+    (home / ".databrickscfg").write_text("[bare]\ntoken = dapi-bare\n")
+    chosen = {"DATABRICKS_CONFIG_PROFILE": "bare", "DATABRICKS_HOST": HOST}
+    assert load_settings(with_profiles | chosen).token == "dapi-bare"
 
 
 @pytest.mark.parametrize(

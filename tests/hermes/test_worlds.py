@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
+from hermes.choice import SUBSTITUTES
 from setup_hermes import main, refresh_token
 from tests.mocked import config_of
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
@@ -252,6 +253,9 @@ def test_a_stand_in_that_is_listed_but_refused_is_passed_over(run: Runner, home:
         workspace.no_entitlement = {OPUS_4_7, OPUS_4_6, "system.ai.claude-opus-5"}
         assert run(workspace).code == 0
         assert config_of(home)["model"]["default"] == "system.ai.claude-opus-4-8"
+        workspace.no_entitlement = set().union(*workspace.serves.values())
+        asked = {name.rpartition("claude-")[2] for _, name, _ in run(workspace).asked}
+        assert len(asked) == 1 + SUBSTITUTES  # the wanted one; the fallback is one of the others
 
 
 @pytest.mark.parametrize(("tier", "cap"), [(20_000, 8192), (8000, None)])

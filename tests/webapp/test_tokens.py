@@ -29,7 +29,9 @@ class Stop(BaseException):
     """Ends `keep_token_fresh`, which nothing else does."""
 
 
-def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
+def keep(
+    config: Path, steps: list[Any], news: tokens.TokenNews | None = None
+) -> tuple[list[float], list[str], int]:
     """Run `keep_token_fresh` over the given answers (a token, or an error to raise).
 
     Returns:
@@ -60,7 +62,7 @@ def keep(config: Path, steps: list[Any]) -> tuple[list[float], list[str], int]:
             raise Stop
 
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(config, log_in, sleep)
+        tokens.keep_token_fresh(config, log_in, sleep, news)
     return pauses, keys, logins
 
 
@@ -92,14 +94,16 @@ def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
 
 
 def test_an_old_token_put_back_by_someone_else_is_replaced(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
+    config, news = tmp_path / "config.yaml", tokens.TokenNews()
     write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
 
     def put_back() -> str:
         write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
+        news.since = 1.0
         return "one"
 
-    assert keep(config, ["one", put_back])[1] == ["one", "one"]
+    assert keep(config, ["one", put_back], news)[1] == ["one", "one"]
+    assert news.since == 1.0, "it is no new token"
 
 
 def test_errors_are_logged_and_tried_again_with_growing_pauses(
