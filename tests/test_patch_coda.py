@@ -394,45 +394,44 @@ def test_the_setup_runs_in_coda(coda: Path, python: str, hermes_home: Path) -> N
         if setup == "setup_hermes.py":  # the other kind's adapt_instructions_file writes nothing
             written = (hermes_home / ".hermes" / "HERMES.md").read_text()
             assert written == "# Hermes Agent on Databricks\nrules\n"
-
-        workspace.reject_token = True
-        assert "check DATABRICKS_TOKEN" in start()
-        assert "No Databricks token yet" in start(DATABRICKS_TOKEN="")
+        else:  # by way of the launcher
+            workspace.reject_token = True
+            assert "check DATABRICKS_TOKEN" in start()
+            assert "No Databricks token yet" in start(DATABRICKS_TOKEN="")
 
 
 # CODA's own tests patch the probe in utils and call get_gateway_host, with the environment alone.
 ASK = """
 import json, os, sys
 from unittest import mock
-asked = []
-with mock.patch("utils._probe_gateway", side_effect=lambda url: not asked.append(url)):
-    from utils import get_gateway_host
-    print(json.dumps([get_gateway_host(), asked]))
+from utils import get_gateway_host
+for env in json.loads(sys.argv[1]):
+    asked = []
+    probe = mock.patch("utils._probe_gateway", side_effect=lambda url: not asked.append(url))
+    with mock.patch.dict(os.environ, env, clear=True), probe:
+        print(json.dumps([get_gateway_host(), asked]))
 """
 AZURE = {"DATABRICKS_HOST": "adb-123.4.azuredatabricks.net"}
 AWS = "https://12345.ai-gateway.cloud.databricks.com"
 DERIVED = "https://123.0.ai-gateway.azuredatabricks.net"
 
 
-@pytest.mark.parametrize(
-    ("env", "six", "many"),
-    [
-        (AZURE, DERIVED, DERIVED),
-        ({"DATABRICKS_WORKSPACE_ID": " 12345 "}, AWS, AWS),
-        (AZURE | {"DATABRICKS_GATEWAY_HOST": " "}, DERIVED, ""),
-        ({"DATABRICKS_GATEWAY_HOST": "custom.example/"}, "https://custom.example", None),
-        ({"_GATEWAY_RESOLVED": "", **AZURE}, "", None),
-        ({}, "", None),
-    ],
-)
-def test_the_gateway_is_found_as_codas_own_tests_hold_it(
-    env: dict[str, str], six: str, many: str | None, coda: Path, python: str
-) -> None:
+def test_the_gateway_is_found_as_codas_own_tests_hold_it(coda: Path, python: str) -> None:
     run(coda)
-    answer = subprocess.check_output([python, "-c", ASK], cwd=coda, env=env, text=True)
-    expected = six if many is None or not (coda / "setup").exists() else many
-    assert json.loads(answer)[0] == expected
-    assert json.loads(answer)[1] == ([expected] if expected in (AWS, DERIVED) else [])
+    empty_is_none = (coda / "setup").exists()
+    cases: list[tuple[dict[str, str], str]] = [
+        (AZURE, DERIVED),
+        ({"DATABRICKS_WORKSPACE_ID": " 12345 "}, AWS),
+        (AZURE | {"DATABRICKS_GATEWAY_HOST": " "}, "" if empty_is_none else DERIVED),
+        ({"DATABRICKS_GATEWAY_HOST": "custom.example/"}, "https://custom.example"),
+        (AZURE | {"_GATEWAY_RESOLVED": ""}, ""),
+        ({}, ""),
+    ]
+    command = [python, "-c", ASK, json.dumps([env for env, _ in cases])]
+    answers = subprocess.check_output(command, cwd=coda, env={}, text=True).splitlines()
+    assert [json.loads(answer) for answer in answers] == [
+        [found, [found] if found in (AWS, DERIVED) else []] for _, found in cases
+    ]
 
 
 def test_what_runs_in_coda_is_python_3_10() -> None:
