@@ -117,7 +117,11 @@ class Runner:
             "PATH": path,
         }
         env = (
-            {k: v for k, v in self.env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))}
+            {
+                k: v
+                for k, v in self.env.items()
+                if not k.startswith(("PYTEST_", "NICEGUI_", "PYTHON"))
+            }
             | theirs
             | given
         )
