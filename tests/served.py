@@ -102,15 +102,15 @@ class Served:
     def ask(
         self, request: str, headers: dict[str, str] | list[tuple[str, str]], body: str = ""
     ) -> tuple[int, str]:
-        """Send one request as it stands, and close.
+        """Send one request as it stands: the last of its connection, unless it says otherwise.
 
         Returns:
             The status and the rest of the answer; a websocket's greeting included.
         """
-        pairs = [
-            *(headers.items() if isinstance(headers, dict) else headers),
-            ("Content-Length", str(len(body))),
-        ]
+        given = list(headers.items() if isinstance(headers, dict) else headers)
+        if "Connection" not in dict(given):
+            given.append(("Connection", "close"))
+        pairs = [*given, ("Content-Length", str(len(body)))]
         head = "".join(f"{name}: {value}\r\n" for name, value in pairs)
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(f"{request} HTTP/1.1\r\n{head}\r\n{body}".encode())

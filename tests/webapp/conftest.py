@@ -70,6 +70,19 @@ def workspace() -> Iterator[StandIn]:
         yield standin
 
 
+@pytest.fixture(scope="session")
+def stub_hermes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which a program called hermes greets, for what asks nothing else of Hermes."""
+    folder = tmp_path_factory.mktemp("stub")
+    program = folder / ".local" / "bin" / "hermes"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = chat ] && echo "Welcome to Hermes \u276f" && exec cat\n'
+    )
+    program.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def shells_of_module(workspace: StandIn) -> Iterator[Served]:
     """The app without Hermes."""
