@@ -18,8 +18,15 @@ from webapp.keep.keeper import Keeper
 from webapp.settings import read_settings
 
 settings = read_settings(os.environ)
-keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.2)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(keeper.stop()))
+keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.05)
+
+
+def end(*_):
+    keeper.stop()
+    os._exit(0)
+
+
+signal.signal(signal.SIGTERM, end)
 keeper.start()
 asyncio.run(keeper.restored(lambda line: print("back:", line, flush=True)))
 print("open", flush=True)

@@ -108,7 +108,7 @@ def _back_up(source: str, copy: Path) -> None:
             raise OSError(errno.EBUSY, "a database that is locked")
 
     with (
-        closing(sqlite3.connect(source, uri=True)) as database,
+        closing(sqlite3.connect(source, uri=True, timeout=0)) as database,
         closing(sqlite3.connect(copy)) as target,
     ):
         database.backup(target, progress=give_up)
