@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.standin.apps import Apps
 from tests.standin.refusals import NAMES
@@ -53,17 +53,20 @@ def _report_option(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def main(argv: list[str]) -> int:
-    """Run a command with a workspace around it.
+class Wanted(NamedTuple):
+    """What a command line asks for; `fields` are a `StandIn`'s."""
 
-    Arguments:
-        argv: options, "--" and the command; see `--help`.
+    command: list[str]
+    log: Path | None
+    home: Path | None
+    fields: dict[str, Any]
 
-    Returns:
-        The command's own exit code (128 + the signal's number if one ended it).
-    """
+
+def parse(argv: list[str]) -> Wanted:
+    """Read the arguments: options, "--" and the command; see `--help`."""
     options = vars(_parser().parse_args(argv))
-    command, log, serve = options.pop("command"), options.pop("log"), options.pop("serve")
+    command, log, home = (options.pop(name) for name in ("command", "log", "home"))
+    serve = options.pop("serve")
     options["latency"] /= 1000
     options["caps"] = dict(options.pop("cap"))
     options |= {name: set(options[name]) for name in ("faults", "no_entitlement", "lenient")}
@@ -72,15 +75,25 @@ def main(argv: list[str]) -> int:
     if options.pop("apps"):
         apps = Apps.of(options["serves"], volumes={"main.default.home"})
         options |= {"rooms": apps.rooms, "rights": apps.executable}
-    with own_home(options.pop("home")) as home, StandIn(**options) as standin:
-        child = subprocess.Popen(command, env=standin.env | home)
+    return Wanted(command, log, home, options)
+
+
+def main(argv: list[str]) -> int:
+    """Run a command with a workspace around it.
+
+    Returns:
+        The command's own exit code (128 + the signal's number if one ended it).
+    """
+    wanted = parse(argv)
+    with own_home(wanted.home) as home, StandIn(**wanted.fields) as standin:
+        child = subprocess.Popen(wanted.command, env=standin.env | home)
         # Ctrl-C reaches the child by itself; a handler, unlike SIG_IGN, is not inherited by it.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         code = child.wait()
-        if log:
+        if wanted.log:
             rows = ({k: v for k, v in vars(r).items() if k != "token"} for r in standin.requests)
-            log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            wanted.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return code if code >= 0 else 128 - code
 
 

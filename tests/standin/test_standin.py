@@ -1,11 +1,9 @@
-"""The stand-in refuses, caches and asks as Databricks does; the vendor's client is the witness."""
+"""The stand-in refuses, caches and asks as Databricks does."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +24,7 @@ from tests.standin import (
     StandIn,
     default_serves,
 )
+from tests.standin.command import parse
 from tests.standin.refusals import NAMES
 from tests.standin.worlds import UNITY, surface
 
@@ -229,57 +228,6 @@ def test_a_missing_permission_looks_like_a_missing_model(workspace: StandIn) -> 
     assert post(workspace, name)[1]["error_code"] == "ENDPOINT_NOT_FOUND"
 
 
-# --- The vendor's own client ----------------------------------------------------------------------
-
-CLIENTS = """
-import json, os, sys
-from databricks.sdk import WorkspaceClient
-from databricks_openai import DatabricksOpenAI
-from openai import BadRequestError, OpenAI
-
-theirs = DatabricksOpenAI(workspace_client=WorkspaceClient())
-url = os.environ["DATABRICKS_HOST"] + "/serving-endpoints"
-bare = OpenAI(base_url=url, api_key=os.environ["DATABRICKS_TOKEN"])
-for request in json.load(sys.stdin):
-    for client in (bare, theirs):
-        try:
-            answer = client.chat.completions.create(**json.loads(json.dumps(request)))
-            print(answer.choices[0].finish_reason)
-        except BadRequestError as error:
-            print(error.body["message"])
-"""
-
-
-def test_the_vendors_own_client_is_taken_where_a_bare_one_is_refused(workspace: StandIn) -> None:
-    pytest.importorskip(
-        "databricks_openai", reason="databricks-openai is missing: it is the vendor's own client"
-    )
-    requests: list[Body] = [
-        {"model": OPUS_4_6, "messages": silent()},
-        {"model": SONNET, "messages": silent(None)},
-        {"model": OPUS_4_6, "messages": [user()], "tools": [function(strict=True)]},
-        {"model": LLAMA, "messages": silent(), "tools": [function(strict=False)]},
-        {"model": GPT, "messages": silent(), "tools": [function(strict=True)]},
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENTS],
-        input=json.dumps(requests),
-        env=workspace.env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    empty, strict = RULES["empty-content"].words, RULES["strict"].words.format(i=0)
-    assert done.stdout.split("\n") == [
-        *(empty, "stop") * 2,
-        *(strict, "stop") * 2,
-        "stop",
-        "stop",
-        "",
-    ], done.stderr
-    assert len({r.host for r in workspace.chats()}) == 1
-
-
 # --- The prompt cache -----------------------------------------------------------------------------
 
 LONG = "word " * 2000  # 2,500 tokens
@@ -395,40 +343,23 @@ def test_it_asks_for_tools_one_after_the_other_or_at_once(workspace: StandIn) ->
 
 # --- Its command line -----------------------------------------------------------------------------
 
-ASK = """
-import json, os, requests, sys
-headers = {"Authorization": "Bearer " + os.environ["DATABRICKS_TOKEN"]}
-url = os.environ["DATABRICKS_HOST"] + "/serving-endpoints/chat/completions"
-print(requests.post(url, json=json.loads(sys.argv[1]), headers=headers, timeout=9).text)
-"""
-
 
 @pytest.mark.parametrize(
     ("options", "more", "said"),
     [
-        ([], {"store": True}, 'unknown field \\"store\\"'),
+        ([], {"store": True}, 'unknown field "store"'),
         (["--lenient", "unknown-field"], {"store": True}, "hello"),
-        (["--lenient", "unknown-field@openai"], {"store": True}, 'unknown field \\"store\\"'),
+        (["--lenient", "unknown-field@openai"], {"store": True}, 'unknown field "store"'),
         (["--cap", f"{OPUS_4_6}=100"], {"max_tokens": 101}, "max_tokens (101) cannot exceed 100"),
         (["--world", "enforced"], {}, "Please use Unity Gateway."),
         (["--tool-calls", "2", "--at-once"], {"tools": [function()]}, "the tool ran 2"),
     ],
 )
 def test_options_turn_rules_off_and_set_caps(options: list[str], more: Body, said: str) -> None:
-    body = json.dumps({"model": OPUS_4_6, "messages": [user()], **more})
-    command = [
-        sys.executable,
-        "-m",
-        "tests.standin",
-        *options,
-        "--",
-        sys.executable,
-        "-c",
-        ASK,
-        body,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert said in done.stdout, done.stderr
+    with StandIn(**parse([*options, "--", "true"]).fields) as workspace:
+        answer = post(workspace, OPUS_4_6, user(), route="serving-endpoints", **more)[1]
+    said_by_it = answer.get("message") or str(answer["choices"][0]["message"])
+    assert said in said_by_it
 
 
 @pytest.mark.parametrize(
@@ -441,17 +372,17 @@ def test_options_turn_rules_off_and_set_caps(options: list[str], more: Body, sai
         (["--lenient", "strict@nowhere"], "'strict@nowhere': expected RULE or RULE@ROUTE"),
         (["--cap", "model"], "'model': expected MODEL=TOKENS"),
         (["--cap", "model=many"], "'model=many': expected MODEL=TOKENS"),
+        (["--serve", "nowhere=x"], "'nowhere=x': expected ROUTE=MODEL,MODEL with a route of "),
+        (["--as", "/no/such/report"], "No such file or directory"),
+        (["--as", str(ROOT / "app.yaml")], "expected a hermes-report.json"),
     ],
 )
-def test_an_option_that_will_not_do_is_named(options: list[str], said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.standin", *options, "--", "true"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+def test_an_option_that_is_not_valid_is_named(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse([*options, "--", "true"])
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_log_keeps_the_counts_and_a_stream_says_them(workspace: StandIn) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -19,8 +20,11 @@ from hermes.rules import RULES
 from tests.standin import (
     GATEWAY_ROUTES,
     GPT,
+    LLAMA,
     NEW_OPUS_4_7,
+    OPUS_4_6,
     OPUS_4_7,
+    SONNET,
     WORKSPACE_ID,
     WORLDS,
     Answer,
@@ -281,51 +285,83 @@ def test_direct_endpoints_are_listed_where_they_answer(workspace: StandIn) -> No
 
 # --- The vendor's own clients ---------------------------------------------------------------------
 
-OPENAI = """
-import sys
+# One process for all of it: to import them takes seconds.
+CLIENTS = """
+import json, os, sys
 from databricks.sdk import WorkspaceClient
 from databricks_openai import DatabricksOpenAI
-from openai import APIStatusError
+from openai import APIStatusError, OpenAI
 
-ways = {
-    "direct": {},
-    "mlflow": {"use_ai_gateway": True},
-    "openai": {"use_ai_gateway_native_api": True},
+def theirs(**options):
+    return DatabricksOpenAI(workspace_client=WorkspaceClient(), max_retries=0, **options)
+
+def bare():
+    url = os.environ["DATABRICKS_HOST"] + "/serving-endpoints"
+    return OpenAI(base_url=url, api_key=os.environ["DATABRICKS_TOKEN"], max_retries=0)
+
+clients = {
+    "bare": bare,
+    "direct": theirs,
+    "mlflow": lambda: theirs(use_ai_gateway=True),
+    "openai": lambda: theirs(use_ai_gateway_native_api=True),
 }
-for way, options in ways.items():
-    client = DatabricksOpenAI(workspace_client=WorkspaceClient(), max_retries=0, **options)
-    for model in sys.argv[1:]:
-        try:
-            asked = [{"role": "user", "content": "hello"}]
-            client.chat.completions.create(model=model, messages=asked)
-            print(way, model, 200)
-        except APIStatusError as error:
-            print(way, model, error.status_code)
+for env, names, requests in json.load(sys.stdin):
+    os.environ.update(env)
+    for client in [clients[name]() for name in names]:
+        said = []
+        for request in requests:
+            try:
+                answer = client.chat.completions.create(**json.loads(json.dumps(request)))
+                said.append((200, answer.choices[0].finish_reason))
+            except APIStatusError as error:
+                said.append((error.status_code, error.body["message"]))
+        print(json.dumps(said))
 """
-CLIENT_SAYS = {
-    "classic": "direct 404 404 404 mlflow 200 404 404 openai 404 404 404",
-    "both": "direct 200 404 404 mlflow 200 200 200 openai 404 404 200",
-    "enforced": "direct 403 404 404 mlflow 501 200 200 openai 501 404 200",
+CLIENT_SAYS = {  # to the old name, the new one and the new one of a GPT model
+    "classic": [[404, 404, 404], [200, 404, 404], [404, 404, 404]],
+    "both": [[200, 404, 404], [200, 200, 200], [404, 404, 200]],
+    "enforced": [[403, 404, 404], [501, 200, 200], [501, 404, 200]],
 }
 
 
-def test_the_vendors_openai_client_confirms_the_worlds(workspace: StandIn) -> None:
+def test_the_vendors_openai_client_confirms_the_worlds_and_the_rules() -> None:
+    """Where a bare client is refused, the vendor's own, which leaves things out, is taken."""
     pytest.importorskip("databricks_openai", reason="databricks-openai is missing")
-    models = [OPUS_4_7, NEW_OPUS_4_7, NEW_GPT]
-    done = subprocess.run(
-        [sys.executable, "-c", OPENAI, *models],
-        env=workspace.env,
-        capture_output=True,
-        text=True,
-        check=False,
+    question = {"role": "user", "content": "hello"}
+    call = {"id": "a", "type": "function", "function": {"name": "terminal", "arguments": "{}"}}
+    asked = {"role": "assistant", "tool_calls": [call]}
+    done = {"role": "tool", "tool_call_id": "a", "content": "done"}
+    empty, none = ([question, asked | {"content": content}, done] for content in ("", None))
+    strict, loose = (
+        [{"type": "function", "function": {"name": "terminal", "parameters": {}, "strict": on}}]
+        for on in (True, False)
     )
-    words = CLIENT_SAYS[workspace.world].split()
-    expected = [
-        f"{words[i]} {model} {words[i + 1 + j]}"
-        for i in (0, 4, 8)
-        for j, model in enumerate(models)
+    rules = [
+        {"model": OPUS_4_6, "messages": empty},
+        {"model": SONNET, "messages": none},
+        {"model": OPUS_4_6, "messages": [question], "tools": strict},
+        {"model": LLAMA, "messages": empty, "tools": loose},
+        {"model": GPT, "messages": empty, "tools": strict},
     ]
-    assert done.stdout.splitlines() == expected, done.stderr
+    names = [{"model": m, "messages": [question]} for m in (OPUS_4_7, NEW_OPUS_4_7, NEW_GPT)]
+    with ExitStack() as stack:
+        workspaces = [stack.enter_context(StandIn(world=world)) for world in CLIENT_SAYS]
+        given = [(w.env, ("direct", "mlflow", "openai"), names) for w in workspaces]
+        given.append((workspaces[0].env, ("bare", "direct"), rules))
+        ran = subprocess.run(
+            [sys.executable, "-c", CLIENTS],
+            input=json.dumps(given),
+            env=workspaces[0].env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    *worlds, bare, theirs = map(json.loads, ran.stdout.splitlines())
+    expected = [statuses for world in CLIENT_SAYS.values() for statuses in world]
+    assert [[status for status, _ in said] for said in worlds] == expected, ran.stderr
+    words = [RULES[rule].words.format(i=0) for rule in ("empty-content", "strict")]
+    assert [said for _, said in bare] == [words[0], words[0], words[1], words[1], "stop"]
+    assert [said for _, said in theirs] == ["stop"] * 5
 
 
 def test_the_sdk_reads_the_lists(enforced: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
