@@ -346,7 +346,7 @@ def test_the_vendors_openai_client_confirms_the_worlds_and_the_rules() -> None:
     names = [{"model": m, "messages": [question]} for m in (OPUS_4_7, NEW_OPUS_4_7, NEW_GPT)]
     with ExitStack() as stack:
         workspaces = [stack.enter_context(StandIn(world=world)) for world in CLIENT_SAYS]
-        given = [(w.env, ("direct", "mlflow", "openai"), names) for w in workspaces]
+        given: list[Any] = [(w.env, ("direct", "mlflow", "openai"), names) for w in workspaces]
         given.append((workspaces[0].env, ("bare", "direct"), rules))
         ran = subprocess.run(
             [sys.executable, "-c", CLIENTS],
