@@ -10,13 +10,18 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+from setup_hermes import main
 from tests.conftest import ROOT
+from tests.standin import StandIn
+from tests.standin.command import parse
 
 DOCS = ROOT / "docs"
 CHECK = DOCS / "check.md"
@@ -26,19 +31,12 @@ MOST = 150_000  # bytes of a picture
 
 def checked(block: re.Match[str]) -> str:
     """A block of docs/check.md with what its command prints today."""
-    standin = [sys.executable, "-m", "tests.standin", *shlex.split(block[1])]
-    command = [*standin, "--", sys.executable, "setup_hermes.py", "--check"]
-    with TemporaryDirectory() as home:  # nothing was learnt before
-        env = os.environ | {"HOME": home}
-        said = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).stdout.decode()
-    return f'```\n$ make check STANDIN_OPTIONS="{block[1]}"\n{said}```'
+    fields = parse([*shlex.split(block[1]), "--", "make"]).fields
+    with TemporaryDirectory() as home, StandIn(**fields) as standin, StringIO() as said:
+        env = standin.env | {"HOME": home}  # nothing was learnt before
+        with patch.dict(os.environ, env, clear=True), redirect_stdout(said), redirect_stderr(said):
+            main(["--check"], env)
+        return f'```\n$ make check STANDIN_OPTIONS="{block[1]}"\n{said.getvalue()}```'
 
 
 def take_pictures() -> None:
@@ -46,7 +44,6 @@ def take_pictures() -> None:
     from playwright.sync_api import sync_playwright
 
     from tests.served import Served
-    from tests.standin import StandIn
     from tests.webapp.browsing import FLAGS, PATIENCE, prompt, sees
 
     chromium = shutil.which("chromium") or sys.exit("chromium, the browser, is not installed")

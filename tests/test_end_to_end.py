@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,17 +22,16 @@ from setup_hermes import refresh_token
 from tests.conftest import OTHER_HERMES, ROOT, submit
 from tests.documents import BLOCK, CHECK, checked
 from tests.real import ask, chat_session, run_hermes
-from tests.standin import GATEWAY_FAULTS, HOSTS, OPUS_4_6, OPUS_4_7, StandIn, default_serves
+from tests.standin import HOSTS, NEW_OPUS_4_7, OPUS_4_6, OPUS_4_7, StandIn
 
 BACKUPS = ".hermes/backups/config/config.yaml.*"  # Hermes 0.22's own copies of the config
 # Of what Hermes has to be asked, `make test` asks once: what is slow here is the matrix around it.
 slow = pytest.mark.slow
-ONLY_GATEWAY = ("openai", "mlflow/v1")
 
 
 @pytest.fixture
-def workspace() -> Iterator[StandIn]:
-    with StandIn() as standin:
+def workspace(request: pytest.FixtureRequest) -> Iterator[StandIn]:
+    with StandIn(world=getattr(request, "param", "classic")) as standin:
         yield standin
 
 
@@ -42,15 +41,6 @@ def setup(
     env = workspace.env | {"HOME": str(home)} | settings
     command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-
-def base_url(home: Path) -> str:
-    config = yaml.safe_load((home / ".hermes" / "config.yaml").read_text())
-    return str(config["model"]["base_url"])
-
-
-def direct_only() -> dict[str, set[str]]:
-    return {"serving-endpoints": {OPUS_4_6}}
 
 
 @slow
@@ -83,84 +73,15 @@ def test_the_trace_that_started_this(workspace: StandIn, hermes_home: Path) -> N
 
 
 @slow
-@pytest.mark.parametrize("model", [OPUS_4_7, OPUS_4_6])
-@pytest.mark.parametrize("cloud", HOSTS)
-def test_hermes_answers_through_the_gateway(cloud: str, model: str, hermes_home: Path) -> None:
-    with StandIn(cloud=cloud) as workspace:
-        done = setup(workspace, hermes_home, HERMES_MODEL=model)
-        assert done.returncode == 0, done.stderr
-        assert f"{model} through https://{HOSTS[cloud][1]}/openai: hello" in ask(
-            workspace, hermes_home, "hello", "-Q"
-        )
-        assert {r.host for r in workspace.chats()} == {HOSTS[cloud][1]}
-
-
-@pytest.mark.fault("gateway")
-@pytest.mark.parametrize("fault", [fault for fault in GATEWAY_FAULTS if fault != "ok"])
-def test_a_blocked_gateway_leaves_direct_serving(fault: str, home: Path) -> None:
-    with StandIn(gateway=fault, serves=direct_only()) as workspace:
-        direct = f"https://{workspace.workspace_host}/serving-endpoints"
-        done = setup(workspace, home)
-        said = {
-            "refused": "proxy: ",
-            "black-holed": "timed out",
-            "bad-certificate": "TLS: certificate verify failed",
-        }[fault]
-        assert (
-            f"AI Gateway https://{workspace.gateway_host} cannot be reached ({said}" in done.stderr
-        )
-        assert (done.returncode, base_url(home)) == (0, direct)
-        assert f"{OPUS_4_7} does not answer: until it does, Hermes uses {OPUS_4_6}" in done.stdout
-        assert sum(r.host == workspace.gateway_host for r in workspace.requests) == 1
-
-
-@slow
-@pytest.mark.parametrize("fault", [fault for fault in GATEWAY_FAULTS if fault != "ok"])
-def test_hermes_asks_direct_serving_alone_where_the_gateway_was_blocked(
-    fault: str, hermes_home: Path
-) -> None:
-    with StandIn(gateway=fault, serves=direct_only()) as workspace:
+def test_hermes_asks_direct_serving_alone_where_the_gateway_was_blocked(hermes_home: Path) -> None:
+    with StandIn(gateway="black-holed", serves={"serving-endpoints": {OPUS_4_6}}) as workspace:
         direct = f"https://{workspace.workspace_host}/serving-endpoints"
         assert setup(workspace, hermes_home).returncode == 0
         assert f"{OPUS_4_6} through {direct}: hello" in ask(workspace, hermes_home, "hello", "-Q")
         assert [(r.status, r.model) for r in workspace.chats()] == [(200, OPUS_4_6)]
 
 
-@pytest.mark.fault("gateway")
-@slow
-@pytest.mark.parametrize("route", default_serves())
-def test_the_route_that_serves_is_written_and_hermes_answers_on_it(
-    route: str, hermes_home: Path
-) -> None:
-    with StandIn(
-        serves={
-            route: {OPUS_4_7},
-            "serving-endpoints": {OPUS_4_6, *([OPUS_4_7] if "serving" in route else [])},
-        }
-    ) as workspace:
-        assert setup(workspace, hermes_home).returncode == 0
-        host = workspace.gateway_host if route in ONLY_GATEWAY else workspace.workspace_host
-        assert base_url(hermes_home) == f"https://{host}/{route}"
-        assert f"{OPUS_4_7} through https://{host}/{route}: hello" in ask(
-            workspace, hermes_home, "hello", "-Q"
-        )
-
-
 # --- Rotation and loss ------------------------------------------------------------------------------------------------
-
-
-@slow
-@pytest.mark.fault("token")
-def test_a_rotation_between_turns_of_one_session(workspace: StandIn, hermes_home: Path) -> None:
-    assert setup(workspace, hermes_home).returncode == 0
-    workspace.requests.clear()
-    with chat_session(workspace, hermes_home) as session:
-        for word in ("first", "second", "third"):
-            answer = rf"{OPUS_4_7} through https://{workspace.gateway_host}/openai: {word}"
-            submit(session, word, answer)
-            assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
-    answered = [r.token for r in workspace.chats() if r.status == 200]
-    assert len(set(answered)) == 3
 
 
 @slow
@@ -195,34 +116,21 @@ def test_a_token_revoked_in_mid_turn_without_the_plugin(
 
 
 @slow
-@pytest.mark.fault("gateway")
-def test_a_model_that_is_withdrawn(workspace: StandIn, hermes_home: Path) -> None:
-    assert setup(workspace, hermes_home).returncode == 0
-    for models in workspace.serves.values():
-        models.discard(OPUS_4_7)
-    assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(
-        workspace, hermes_home, "hello", "-Q"
-    )
-
-
-@slow
-@pytest.mark.parametrize("name", ["1e5", 'it\'s"quoted"', "a:b#c", "-x", "null", "name\n"])
+@pytest.mark.parametrize("name", ["1e5", 'it\'s"quoted"'])
 def test_a_model_name_arrives_as_it_is(name: str, hermes_home: Path) -> None:
-    with StandIn(serves={"openai": {name.strip()}}) as workspace:
+    with StandIn(serves={"openai": {name}}) as workspace:
         assert setup(workspace, hermes_home, HERMES_MODEL=name).returncode == 0
-        assert f"{name.strip()} through https://{workspace.gateway_host}/openai: hello" in ask(
+        assert f"{name} through https://{workspace.gateway_host}/openai: hello" in ask(
             workspace, hermes_home, "hello", "-Q"
         )
 
 
 @slow
-def test_hermes_fetches_no_program_while_it_runs(workspace: StandIn, hermes_home: Path) -> None:
-    """Its command scanner would come as the newest build from GitHub, in the background of every start."""
-    assert setup(workspace, hermes_home).returncode == 0
-    ask(workspace, hermes_home, "hello", "-Q")
-    assert "github.com" not in {r.host for r in workspace.requests}
+def test_hermes_would_fetch_a_program_by_itself(workspace: StandIn, hermes_home: Path) -> None:
+    """Its command scanner, the newest build from GitHub; that it does not: hermes/test_worlds.py."""
     if OTHER_HERMES:  # later versions fetch none
         return
+    assert setup(workspace, hermes_home).returncode == 0
     config = hermes_home / ".hermes" / "config.yaml"
     config.write_text(config.read_text().replace("  tirith_path: ~/.local/bin/tirith\n", ""))
     ask(workspace, hermes_home, "hello", "-Q")
@@ -232,6 +140,7 @@ def test_hermes_fetches_no_program_while_it_runs(workspace: StandIn, hermes_home
 # --- Tokens -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workspace", ["enforced"], indirect=True)
 def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home: Path) -> None:
     token, seen, done = workspace.token.encode(), list[bytes](), threading.Event()
 
@@ -245,7 +154,7 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     watcher.start()
     try:
         first, again = setup(workspace, hermes_home), setup(workspace, hermes_home, "--check")
-        answered = ask(workspace, hermes_home, "hello")
+        answered = ask(workspace, hermes_home, "hello", "-Q")
         for models in workspace.serves.values():
             models.clear()
         refused = ask(workspace, hermes_home, "hello")  # Hermes keeps a record of that request
@@ -253,6 +162,8 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     finally:
         done.set()
         watcher.join()
+    own = f"https://{workspace.workspace_host}/ai-gateway/mlflow/v1"
+    assert f"{NEW_OPUS_4_7} through {own}: hello" in answered
     assert "yes: " in again.stdout
     assert token.decode() not in said
     assert any(b"setup_hermes.py" in line for line in seen)
@@ -262,53 +173,6 @@ def test_the_token_is_nowhere_but_in_the_config(workspace: StandIn, hermes_home:
     found = [f for f in files if f.is_file() and token in f.read_bytes()]
     assert hermes_home / ".hermes" / "config.yaml" in found
     assert {f.name for f in found if not f.match(BACKUPS)} == {"config.yaml"}
-
-
-@pytest.fixture
-def profile(tmp_path: Path) -> Callable[[StandIn], dict[str, str]]:
-    """Settings that leave host and token to a `~/.databrickscfg` profile."""
-
-    def write(workspace: StandIn) -> dict[str, str]:
-        config = tmp_path / "databrickscfg"
-        config.write_text(
-            f"[work]\nhost = https://{workspace.workspace_host}/\ntoken = {workspace.token}\n"
-        )
-        more = {"DATABRICKS_HOST": "", "DATABRICKS_TOKEN": "", "DATABRICKS_CONFIG_PROFILE": "work"}
-        return {**more, "DATABRICKS_CONFIG_FILE": str(config)}
-
-    return write
-
-
-def test_a_profile_gives_host_and_token(
-    workspace: StandIn, home: Path, profile: Callable[[StandIn], dict[str, str]]
-) -> None:
-    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
-    done = setup(workspace, home, **profile(workspace))
-    assert done.returncode == 0, done.stderr
-    assert base_url(home) == f"https://{workspace.gateway_host}/openai"
-    assert workspace.token in (home / ".hermes" / "config.yaml").read_text()
-
-
-def test_a_service_principal_gives_the_token(home: Path) -> None:
-    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
-    with StandIn(oauth=600) as workspace:
-        done = setup(workspace, home)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        config = yaml.safe_load((home / ".hermes" / "config.yaml").read_text())
-        assert config["model"]["api_key"] in workspace._expiring
-        assert base_url(home) == f"https://{workspace.gateway_host}/openai"
-
-
-@pytest.mark.fault("token")
-def test_a_service_principal_with_a_wrong_secret(home: Path) -> None:
-    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it asks for the token")
-    with StandIn(oauth=600) as workspace:
-        done = setup(workspace, home, DATABRICKS_CLIENT_SECRET="wrong-secret")
-        assert done.returncode == 0
-        assert done.stderr.startswith("databricks-sdk found no token: ")
-        assert done.stderr.count("\n") == 1
-        assert "wrong-secret" not in done.stderr
-        assert "No Databricks token yet" in done.stdout
 
 
 # --- The stand-in itself ----------------------------------------------------------------------------------------------
@@ -340,57 +204,15 @@ def test_the_stand_in_wraps_a_command(tmp_path: Path) -> None:
     assert '"path": "/api/2.0/serving-endpoints"' in log.read_text()
 
 
-def test_nothing_leaves_the_machine(workspace: StandIn) -> None:
-    code = "import requests; requests.get('https://example.com', timeout=9)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False
-    )
-    assert "Tunnel connection failed: 403" in done.stderr
-    code = "import requests; print(requests.get('http://example.com', timeout=9).status_code)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=workspace.env, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "403\n"
-
-
 @pytest.mark.parametrize("block", [*BLOCK.finditer(CHECK.read_text())], ids=lambda block: block[1])
 def test_what_is_shown_is_what_check_prints(block: re.Match[str]) -> None:
     assert checked(block) == block[0], "`make docs` writes it anew"
-
-
-@pytest.fixture
-def other_profile(tmp_path: Path) -> str:
-    """A profiles file with the workspace in [DEFAULT] and another one beside it."""
-    config = tmp_path / "databrickscfg"
-    config.write_text(
-        f"[DEFAULT]\nhost = https://{HOSTS['azure'][0]}/\ntoken = TOKEN\n"
-        "[work]\nhost = https://other.example\ntoken = dapiother\n"
-    )
-    return str(config)
-
-
-def test_a_token_of_another_workspace_is_not_sent(
-    workspace: StandIn, home: Path, other_profile: str
-) -> None:
-    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it reads the profile")
-    more = {
-        "DATABRICKS_CONFIG_FILE": other_profile,
-        "DATABRICKS_CONFIG_PROFILE": "work",
-        "DATABRICKS_TOKEN": "",
-    }
-    done = setup(workspace, home, **more)
-    assert done.returncode == 2
-    assert done.stderr.startswith(
-        "DATABRICKS_CONFIG_PROFILE: 'work' is of https://other.example; expected one of https://adb-"
-    )
-    assert workspace.requests == []
 
 
 @pytest.mark.parametrize(
     "command",
     [
         ("config", "migrate"),
-        pytest.param(("config", "set", "display.compact", "true"), marks=slow),
         pytest.param(("config", "set", "model.default", OPUS_4_6), marks=slow),
         pytest.param(("doctor", "--fix"), marks=slow),
     ],
@@ -423,21 +245,6 @@ def test_what_hermes_writes_itself_is_ours_again(
     assert f"{OPUS_4_6} through https://{workspace.gateway_host}/openai: hello" in ask(
         workspace, hermes_home, "hello", "-Q"
     )
-
-
-def test_a_token_does_not_leave_the_machine_in_the_clear(home: Path) -> None:
-    """Plain http is for a workspace on this machine: not by way of a proxy, which sees all."""
-    with StandIn() as workspace:
-        done = setup(
-            workspace,
-            home,
-            "--check",
-            DATABRICKS_HOST="http://127.0.0.1:9",
-            NO_PROXY="",
-            no_proxy="",
-        )
-        assert (done.returncode, workspace.requests) == (1, [])
-        assert "Connection refused" in done.stdout
 
 
 @slow

@@ -28,7 +28,6 @@ from tests.standin import (
     Answer,
     Call,
     StandIn,
-    default_serves,
 )
 from tests.standin.models import completion, events
 from tests.standin.refusals import NAMES
@@ -128,9 +127,9 @@ RULES: list[tuple[str, str, Body, Body, str]] = [
 
 @pytest.mark.parametrize(
     ("rule", "model", "workspace_is", "config", "said"),
-    [pytest.param(*case, id=case[0], marks=slow_but(case[0] == "tool-order")) for case in RULES],
+    [pytest.param(*case, id=case[0], marks=slow_but(case[0] == "empty-content")) for case in RULES],
 )
-def test_hermes_fails_without_the_plugin_and_answers_with_it(
+def test_hermes_fails_without_the_plugin(
     rule: str,
     model: str,
     workspace_is: Body,
@@ -139,6 +138,7 @@ def test_hermes_fails_without_the_plugin_and_answers_with_it(
     workspace: StandIn,
     hermes_home: Path,
 ) -> None:
+    """With it, it answers: see the sessions below, in which all rules are on."""
     for name, value in workspace_is.items():
         setattr(workspace, name, value)
     base_url = url(workspace, "serving-endpoints")
@@ -146,11 +146,6 @@ def test_hermes_fails_without_the_plugin_and_answers_with_it(
     workspace.lenient = set(NAMES) - {rule}
     without = ask(workspace, hermes_home, "hello")
     assert said in without or copes(without)
-    workspace.lenient = set()
-    learnt = {"models": {SONNET: {base_url: {"max_tokens": 25000}}}}
-    plug_in(hermes_home, learnt)
-    assert f"{model} through {base_url}: hello" in ask(workspace, hermes_home, "hello")
-    assert {r.status for r in workspace.chats()} == {200}
 
 
 @slow
@@ -167,20 +162,23 @@ def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path
 
 # --- Sessions, all rules on -------------------------------------------------------------------------------------------
 
-MODELS = {"azure": OPUS_4_6, "aws": OPUS_4_7, "gcp": SONNET}
-SESSIONS = [(cloud, route, MODELS[cloud]) for cloud in MODELS for route in default_serves()]
-SESSIONS += [("azure", "openai", GPT)]
+SESSIONS = [  # each cloud, route and kind of model once
+    ("azure", "serving-endpoints", OPUS_4_6),
+    ("aws", "mlflow/v1", OPUS_4_7),
+    ("gcp", "ai-gateway/mlflow/v1", SONNET),
+    ("azure", "openai", GPT),
+]
 
 
 @slow
 @pytest.mark.parametrize(("cloud", "route", "model"), SESSIONS)
 def test_a_session_of_silent_tools(cloud: str, route: str, model: str, hermes_home: Path) -> None:
     """Ten one after the other in one turn, several at once in another."""
-    with StandIn(cloud=cloud, tool_calls=10) as workspace:
-        workspace.serves[route].add(model)
+    with StandIn(cloud=cloud, tool_calls=10, caps={SONNET: 25000}) as workspace:
         base_url, bodies = url(workspace, route), recorded(workspace)
-        configure(hermes_home, base_url, workspace.token, model)
-        plug_in(hermes_home)
+        thinking = {} if model == GPT else {"agent": {"reasoning_effort": "high"}}
+        configure(hermes_home, base_url, workspace.token, model, **thinking)
+        plug_in(hermes_home, {"models": {SONNET: {base_url: {"max_tokens": 25000}}}})
         assert f"{model} through {base_url}: first" in ask(workspace, hermes_home, "first")
         assert max(len(body["messages"]) for body in bodies) >= 2 + 2 * 10
         assert {r.status for r in workspace.chats()} == {200}
@@ -211,6 +209,7 @@ def test_a_session_on_the_fallback(workspace: StandIn, hermes_home: Path) -> Non
     assert workspace.chats()[-1].read > 10000
 
 
+@pytest.mark.fault("token", 2)
 def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
     workspace: StandIn, hermes_home: Path
 ) -> None:
@@ -251,6 +250,7 @@ def test_a_session_through_rotations_and_what_hermes_asks_beside_it(
 # --- The price --------------------------------------------------------------------------------------------------------
 
 
+@slow
 def test_ten_requests_cost_a_quarter_or_a_third(workspace: StandIn, hermes_home: Path) -> None:
     """Nine tool answers of 2 kB; the vendor's prices: 0.1 of a plain token to read, 1.25 to write."""
     base_url = url(workspace, "openai")

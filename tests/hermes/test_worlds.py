@@ -46,16 +46,13 @@ def run(
     """Runs setup in this process, against a workspace, in the home that `home` or `hermes_home` made."""
 
     def go(workspace: StandIn, *arguments: str, **settings: str) -> Run:
-        for name, value in workspace.env.items():
+        env = workspace.env | {"HOME": str(tmp_path / "home"), "DEEPWIKI_MCP_URL": ""}
+        env |= {"EXA_MCP_URL": "", **settings}
+        for name, value in env.items():  # which requests and databricks-sdk read by themselves
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("SSL_CERT_DIR", raising=False)
         workspace.requests.clear()
-        env = workspace.env | {
-            "HOME": str(tmp_path / "home"),
-            "DEEPWIKI_MCP_URL": "",
-            "EXA_MCP_URL": "",
-        }
-        code = main([*arguments], env | settings)
+        code = main([*arguments], env)
         asked = [
             (r.path.removesuffix("/chat/completions"), r.model, r.status) for r in workspace.chats()
         ]
@@ -277,6 +274,115 @@ def test_a_name_that_was_retired_is_asked_for_again_where_nothing_else_answers(
             workspace.world, workspace.serves = "classic", classic.serves
         assert run(workspace).code == 0
         assert config_of(home)["model"]["default"] == OPUS_4_7
+
+
+# --- What is in the way ---------------------------------------------------------------------------
+
+
+@pytest.mark.fault("gateway")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("refused", "proxy: "),
+        ("black-holed", "timed out"),
+        ("bad-certificate", "TLS: certificate verify failed"),
+    ],
+)
+def test_a_blocked_gateway_leaves_direct_serving(
+    fault: str, said: str, run: Runner, home: Path
+) -> None:
+    with StandIn(gateway=fault, serves={"serving-endpoints": {OPUS_4_6}}) as workspace:
+        done = run(workspace)
+        reason = f"AI Gateway https://{workspace.gateway_host} cannot be reached ({said}"
+        assert reason in done.err
+        direct = f"https://{workspace.workspace_host}/serving-endpoints"
+        assert (done.code, config_of(home)["model"]["base_url"]) == (0, direct)
+        assert f"{OPUS_4_7} does not answer: until it does, Hermes uses {OPUS_4_6}" in done.out
+        assert sum(r.host == workspace.gateway_host for r in workspace.requests) == 1
+
+
+def test_a_token_does_not_leave_the_machine_in_the_clear(run: Runner, home: Path) -> None:
+    """Plain http is for a workspace on this machine: not by way of a proxy, which sees all."""
+    with StandIn() as workspace:
+        host = "http://127.0.0.1:9"
+        done = run(workspace, "--check", DATABRICKS_HOST=host, NO_PROXY="", no_proxy="")
+        assert (done.code, workspace.requests) == (1, [])
+        assert "Connection refused" in done.out
+
+
+# --- Logging in -----------------------------------------------------------------------------------
+
+PROFILES = """\
+[DEFAULT]
+host = https://other.example
+token = dapiother
+[work]
+host = {}/
+token = {}
+"""
+
+
+@pytest.fixture
+def sdk() -> None:
+    pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it logs in")
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, run: Runner, sdk: None) -> Runner:
+    """Runs setup with a token from a `.databrickscfg` alone."""
+
+    def go(workspace: StandIn, host: str, profile: str) -> Run:
+        file = tmp_path / "databrickscfg"
+        file.write_text(PROFILES.format(f"https://{workspace.workspace_host}", workspace.token))
+        return run(
+            workspace,
+            DATABRICKS_HOST=host,
+            DATABRICKS_TOKEN="",
+            DATABRICKS_CONFIG_FILE=str(file),
+            DATABRICKS_CONFIG_PROFILE=profile,
+        )
+
+    return go
+
+
+def test_a_profile_gives_host_and_token(home: Path, profiles: Runner) -> None:
+    with StandIn() as workspace:
+        assert profiles(workspace, host="", profile="work").code == 0
+        model = config_of(home)["model"]
+        assert model["base_url"] == f"https://{workspace.gateway_host}/openai"
+        assert model["api_key"] == workspace.token
+
+
+def test_a_token_of_another_workspace_is_not_sent(profiles: Runner, home: Path) -> None:
+    with StandIn() as workspace:
+        host = f"https://{workspace.workspace_host}"
+        done = profiles(workspace, host=host, profile="DEFAULT")
+        assert done.code == 2
+        said = "'DEFAULT' is of https://other.example; expected one of https://adb-"
+        assert done.err.startswith(f"DATABRICKS_CONFIG_PROFILE: {said}")
+        assert workspace.requests == []
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_service_principal_gives_the_token(run: Runner, home: Path) -> None:
+    with StandIn(oauth=600) as workspace:
+        done = run(workspace)
+        assert (done.code, done.err) == (0, "")
+        model = config_of(home)["model"]
+        assert model["api_key"] in workspace._expiring
+        assert model["base_url"] == f"https://{workspace.gateway_host}/openai"
+
+
+@pytest.mark.fault("token")
+@pytest.mark.usefixtures("sdk")
+def test_a_service_principal_with_a_wrong_secret(run: Runner, home: Path) -> None:
+    with StandIn(oauth=600) as workspace:
+        done = run(workspace, DATABRICKS_CLIENT_SECRET="wrong-secret")
+        assert done.code == 0
+        assert done.err.startswith("databricks-sdk found no token: ")
+        assert done.err.count("\n") == 1
+        assert "wrong-secret" not in done.err
+        assert "No Databricks token yet" in done.out
 
 
 # --- With the real Hermes ---------------------------------------------------------------------------------------------

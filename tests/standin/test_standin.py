@@ -402,3 +402,12 @@ def test_the_log_keeps_the_counts_and_a_stream_says_them(workspace: StandIn) -> 
     assert first.write == second.read > 2500
     assert f'"cache_creation_input_tokens": 0, "cache_read_input_tokens": {second.read}' in said[1]
     assert said[0].endswith("data: [DONE]\n\n")
+
+
+def test_nothing_leaves_the_machine(workspace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = pytest.importorskip("requests", reason="requests is missing: it asks over the wire")
+    for name, value in workspace.env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(requests.exceptions.ProxyError, match="Tunnel connection failed: 403"):
+        requests.get("https://example.com", timeout=9)
+    assert requests.get("http://example.com", timeout=9).status_code == 403
