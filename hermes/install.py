@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from hermes.urls import host_name, unreachable
 from utils import adapt_instructions_file
 
 NULL = subprocess.DEVNULL
-MCP = "mcp==1.26.0"  # what hermes-agent's own extra pins, for a HERMES_PIP_URL that names no extra
+# What the extra mcp of hermes-agent 0.19.0 pins, where HERMES_PIP_URL names no such extra: each
+# version pins another.
+MCP = "mcp==1.26.0"
 
 
 def install_hermes(home: Path, package: str) -> bool:
@@ -55,7 +58,9 @@ def install_hermes(home: Path, package: str) -> bool:
         return False
     print(f"Hermes:    installing {package} ...", flush=True)
     quiet = [] if sys.stderr.isatty() else ["--quiet"]  # it takes long: a person sees how far it is
-    command = [*uv, "tool", "install", *quiet, "--force", package, "--with", MCP]
+    own_mcp = re.search(r"\[[^]]*\bmcp\b", package) is not None
+    command = [*uv, "tool", "install", *quiet, "--force", package]
+    command += [] if own_mcp else ["--with", MCP]
     env = os.environ | {"HOME": str(home), "UV_TOOL_BIN_DIR": str(binary.parent)}
     done = subprocess.run(command, env=env, check=False)
     if done.returncode != 0 or not binary.exists():

@@ -66,6 +66,9 @@ def test_a_default_mcp_server_is_there_while_it_answers(env: dict[str, str], hom
     assert config_of(home)["mcp_servers"] == {"exa": {"url": "https://my.exa.example/?exaApiKey=k"}}
 
 
+WHEEL = "hermes-agent @ https://mirror.example/hermes.whl"
+
+
 def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     folder = tmp_path / "bin"
@@ -75,18 +78,23 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
 
 
-@pytest.mark.parametrize("package", ["", "hermes-agent @ https://mirror.example/hermes.whl"])
-def test_install(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("package", "asked"),
+    [
+        ("", "hermes-agent[mcp]==0.19.0"),
+        ("hermes-agent[cli, mcp]==0.22.0", "hermes-agent[cli, mcp]==0.22.0"),
+        (WHEEL, f"{WHEEL} --with mcp==1.26.0"),
+        ("hermes-agent[web]", "hermes-agent[web] --with mcp==1.26.0"),
+    ],
+)
+def test_install(package: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"'
     )
     fake_uv(tmp_path, monkeypatch, script)
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     assert main([], {"HOME": str(tmp_path), "HERMES_PIP_URL": package}) == 0
-    expected = (
-        f"tool install --quiet --force {package or 'hermes-agent[mcp]==0.19.0'} --with mcp==1.26.0"
-    )
-    assert (tmp_path / "asked").read_text().strip() == expected
+    assert (tmp_path / "asked").read_text().strip() == f"tool install --quiet --force {asked}"
     (tmp_path / "asked").unlink()
     assert main([], {"HOME": str(tmp_path)}) == 0
     assert not (tmp_path / "asked").exists()
