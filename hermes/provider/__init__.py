@@ -24,6 +24,7 @@ import copy
 import json
 import re
 import threading
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,16 @@ def _workspace_header(facts: dict[str, Any]) -> dict[str, str]:
     )
 
 
-with contextlib.suppress(ImportError):  # setup's Python has no Hermes
-    from providers import get_provider_profile, register_provider  # type: ignore[import-not-found]
+def _bundled(providers: Any) -> Any:
+    """Hermes's profile "custom", which 0.22 may not have read before it reads this plugin."""
+    if not providers.get_provider_profile("custom"):
+        folder = Path(providers.__file__).parents[1] / "plugins" / "model-providers" / "custom"
+        spec: Any = spec_from_file_location("databricks_bundled_custom", folder / "__init__.py")
+        spec.loader.exec_module(module_from_spec(spec))  # it registers itself
+    return providers.get_provider_profile("custom")
 
-    register_provider(_profile(get_provider_profile("custom")))
+
+with contextlib.suppress(ImportError):  # setup's Python has no Hermes
+    import providers  # type: ignore[import-not-found]
+
+    providers.register_provider(_profile(_bundled(providers)))

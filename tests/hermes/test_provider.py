@@ -255,10 +255,18 @@ class Bundled:
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
     """The profile that a copy of the plugin registers, and where its learnt.json goes."""
-    registered: list[Any] = []
+    return plugged(tmp_path, monkeypatch, [Bundled()])
+
+
+def plugged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registered: list[Any]
+) -> tuple[Any, Path]:
+    """The same, where Hermes has registered these profiles before."""
     providers = ModuleType("providers")
     vars(providers).update(
-        get_provider_profile=lambda name: Bundled(), register_provider=registered.append
+        __file__=str(tmp_path / "providers" / "__init__.py"),
+        get_provider_profile=lambda name: registered[-1] if registered else None,
+        register_provider=registered.append,
     )
     monkeypatch.setitem(sys.modules, "providers", providers)
     for source in (ROOT / "hermes" / "provider").glob("*.py"):
@@ -271,7 +279,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
     monkeypatch.delitem(sys.modules, "copied.keys", raising=False)
     monkeypatch.setitem(sys.modules, "copied", module := importlib.util.module_from_spec(spec))
     spec.loader.exec_module(module)
-    return registered[0], tmp_path / "learnt.json"
+    return registered[-1], tmp_path / "learnt.json"
 
 
 def request(
@@ -283,6 +291,21 @@ def request(
     )
     assert isinstance(answer, tuple)
     return answer
+
+
+def test_hermes_may_read_the_plugin_before_its_own_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does 0.22 where `providers` is imported before the rest."""
+    own = tmp_path / "plugins" / "model-providers" / "custom" / "__init__.py"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "from providers import register_provider\n"
+        "from tests.hermes.test_provider import Bundled\nregister_provider(Bundled())\n"
+    )
+    profile, _ = plugged(tmp_path, monkeypatch, [])
+    assert isinstance(profile, Bundled)
+    assert request(profile, [user("hello")])[1]["messages"] == [user(marked("hello"))]
 
 
 def test_two_chats_at_once_keep_their_own_conversations(plugin: tuple[Any, Path]) -> None:

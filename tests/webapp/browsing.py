@@ -88,7 +88,11 @@ def run(page: Page, command: str) -> None:
 
 
 def prompt(page: Page) -> None:
-    """Wait for Hermes's prompt."""
+    """Wait for Hermes's prompt; 0.22 first asks whether it may collect metrics."""
+    screen = page.locator(".xterm-rows")
+    expect(screen).to_contain_text(re.compile(f"{PROMPT}|No thanks"), timeout=PATIENCE)
+    if PROMPT not in screen.inner_text():
+        run(page, "")
     sees(page, PROMPT)
 
 

@@ -22,10 +22,11 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 import trustme
 from playwright.sync_api import Page, expect
 
+from tests.real import hermes_env
 from tests.served import OWNER, Served, until
 from tests.standin import Answer, Call, StandIn
 from tests.standin.files import Volume
-from tests.webapp.browsing import Open, line, sees
+from tests.webapp.browsing import Open, line, prompt, sees
 from tests.webapp.saving import everything, savers
 from webapp.keep.keeper import DISK
 
@@ -161,7 +162,7 @@ def test_a_conversation_goes_on_after_a_restart(
     settings = {"HERMES_VOLUME": PATH}
     with Served(workspace.env, hermes_home, **settings) as served:
         page = window(served.url)
-        sees(page, "\u276f")
+        prompt(page)
         subprocess.run(
             [
                 served.home / ".local" / "bin" / "hermes",
@@ -170,7 +171,7 @@ def test_a_conversation_goes_on_after_a_restart(
                 "-q",
                 f"my word is xylophone {workspace.token}",
             ],
-            env=workspace.env | {"HOME": str(served.home)},
+            env=hermes_env(workspace, served.home),
             cwd=served.home / "projects",
             check=True,
             stdin=subprocess.DEVNULL,
@@ -183,7 +184,7 @@ def test_a_conversation_goes_on_after_a_restart(
     asked.clear()
     with Served(workspace.env, hermes_home, **settings) as served:
         page = window(served.url)
-        sees(page, "\u276f")
+        prompt(page)
         assert (served.home / ".hermes" / "memories" / "MEMORY.md").read_text() == "remember"
         config = (served.home / ".hermes" / "config.yaml").read_text()
         assert "# mine\ndisplay:\n  theme: mono\n" in config
@@ -198,7 +199,7 @@ def test_a_conversation_goes_on_after_a_restart(
                 "-q",
                 "which word?",
             ],
-            env=workspace.env | {"HOME": str(served.home)},
+            env=hermes_env(workspace, served.home),
             cwd=served.home / "projects",
             check=True,
             capture_output=True,
