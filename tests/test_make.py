@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE, ROOT, until
+from tests.conftest import INSTALLED, PATIENCE, ROOT, until
 
 STANDIN = "This is the stand-in, not your workspace"
 MAKE = ["make", "--no-print-directory", "-o", ".venv/ready"]
@@ -33,7 +33,7 @@ def spawn(tmp_path: Path, target: str) -> Any:
 
 
 def homes() -> set[Path]:
-    return {*(ROOT / ".demo").glob("run.*")}
+    return {*INSTALLED.glob("run.*")}
 
 
 def test_ctrl_c_is_one_line(tmp_path: Path, installed_hermes: Path) -> None:

@@ -1170,7 +1170,8 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
         Runner(workspace.app_env, installed_hermes) as runner,
     ):
         apps.runner = runner
-        home = workspace.env | {"HOME": str(tmp_path)}
+        # `make test HERMES=...` hands that on to every make, and `make deploy` takes none.
+        home = workspace.env | {"HOME": str(tmp_path), "MAKEFLAGS": ""}
         command = [
             "make",
             "-s",
