@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from databricks.sdk.errors import NotFound, PermissionDenied, ResourceConflict
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.apps import App, AppDeployment, AppDeploymentState
 
-from deploying.console import DeployError, say, wait
+from deploying.console import DeployError, State, say, state_of, wait
 from deploying.files import Manifest, write_manifest
 from deploying.target import Target
 from hermes.urls import brief_error
@@ -46,7 +46,7 @@ def make_app(target: Target, app: App | None) -> App | None:
         return None
     if app is None:
         _create(target)
-    elif (state := _state(app.compute_status)[0]) == "DELETING":
+    elif (state := state_of(app.compute_status).name) == "DELETING":
         raise DeployError(
             f"{target.name} is being deleted: run this again when it is gone, or choose another"
             " APP."
@@ -96,17 +96,11 @@ def _over_quota(error: Exception) -> str:
     return brief_error(cause) if cause and limited else ""
 
 
-def _state(status: Any) -> tuple[str, str]:
-    """The state and the message in a status of an app's, of its compute's or of a deployment's."""
-    state = status.state.value if status and status.state else "UNKNOWN"
-    return state, (status and status.message) or "no reason given"
-
-
 def _bring_up(target: Target) -> App:
     apps, name = target.client.apps, target.name
 
-    def look() -> tuple[str, str]:
-        return _state(apps.get(name).compute_status)
+    def look() -> State:
+        return state_of(apps.get(name).compute_status)
 
     state, _ = look()
     if state == "STOPPING":
@@ -129,16 +123,19 @@ def deploy(target: Target, app: App | None, manifest: Manifest) -> None:
     Raises:
         DeployError: where the deployment fails, or the app does not run.
     """
-    if app is None or target.dry:
-        same = app and _is_of(app.active_deployment, manifest) and _status(app) == "RUNNING"
+    if app is None:
+        say("Deployed", "would be")
+        return
+    if app.pending_deployment and not target.dry:
+        # We were cut off from it, or it is somebody else's: only one can be under way.
+        _follow(target, app.pending_deployment)
+        app = target.client.apps.get(target.name)
+    active, state = app.active_deployment, state_of(app.app_status).name
+    same = _is_of(active, manifest) and state not in ("CRASHED", "UNAVAILABLE")
+    if target.dry:
         say("Deployed", "unchanged" if same else "would be")
         return
-    if pending := app.pending_deployment:
-        # We were cut off from it, or it is somebody else's: only one can be under way.
-        _follow(target, pending)
-        app = target.client.apps.get(target.name)
-    active = app.active_deployment
-    if active and _is_of(active, manifest) and _status(app) not in ("CRASHED", "UNAVAILABLE"):
+    if active and same:
         say("Deployed", f"unchanged since {active.create_time}")
     else:
         _deploy(target, manifest)
@@ -156,8 +153,8 @@ def _deploy(target: Target, manifest: Manifest) -> None:
 
 
 def _await_running(target: Target) -> None:
-    def look() -> tuple[str, str]:
-        return _state(target.client.apps.get(target.name).app_status)
+    def look() -> State:
+        return state_of(target.client.apps.get(target.name).app_status)
 
     state, message = look()
     if state != "RUNNING":
@@ -167,17 +164,13 @@ def _await_running(target: Target) -> None:
         raise DeployError(f"{why}. Its logs: {target.page}")
 
 
-def _status(app: App) -> str:
-    return _state(app.app_status)[0]
-
-
 def last_deployment(target: Target) -> str:
     """How the app's last deployment went, in a line."""
     made = target.client.apps.list_deployments(target.name)
     last = max(made, key=lambda one: one.create_time or "", default=None)
     if last is None or last.status is None:
         return "never"
-    state, message = _state(last.status)
+    state, message = state_of(last.status)
     return f"{state} {last.create_time}: {message}"
 
 
@@ -185,15 +178,13 @@ def _is_of(deployment: AppDeployment | None, manifest: Manifest) -> bool:
     """Whether a deployment is the one that was made of what was uploaded, and it succeeded."""
     if deployment is None or deployment.deployment_id != manifest.deployment:
         return False
-    return deployment.status is not None and (
-        deployment.status.state == AppDeploymentState.SUCCEEDED
-    )
+    return state_of(deployment.status).name == "SUCCEEDED"
 
 
-def _follow(target: Target, deployment: AppDeployment) -> tuple[str, str]:
-    def look() -> tuple[str, str]:
-        return _state(
-            target.client.apps.get_deployment(target.name, deployment.deployment_id or "").status
-        )
+def _follow(target: Target, deployment: AppDeployment) -> State:
+    apps, which = target.client.apps, deployment.deployment_id or ""
+
+    def look() -> State:
+        return state_of(apps.get_deployment(target.name, which).status)
 
     return wait("Deploying", look, {state.value for state in AppDeploymentState} - {"IN_PROGRESS"})

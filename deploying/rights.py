@@ -19,7 +19,7 @@ from databricks.sdk.service.apps import (
 )
 from databricks.sdk.service.catalog import Privilege
 
-from deploying.console import say, wait
+from deploying.console import State, say, state_of, wait
 from deploying.settings import volume_of
 from deploying.target import Target
 from hermes.models import names_of
@@ -29,8 +29,11 @@ from hermes.urls import brief_error
 MODELS = ("hermes-model", "hermes-fallback-model", "hermes-direct-model")
 VOLUME = "hermes-volume"
 OURS = (*MODELS, VOLUME)
-Securable = AppResourceUcSecurableUcSecurableType
+# The SDK's names for what a resource gives.
+Query = AppResourceServingEndpointServingEndpointPermission
+Uc = AppResourceUcSecurable
 Permission = AppResourceUcSecurableUcSecurablePermission
+Securable = AppResourceUcSecurableUcSecurableType
 
 
 def model_resources(client: WorkspaceClient, models: Iterable[str]) -> list[AppResource]:
@@ -41,43 +44,31 @@ def model_resources(client: WorkspaceClient, models: Iterable[str]) -> list[AppR
         models: at most as many as `MODELS` has names.
     """
     named = dict(zip(dict.fromkeys(models), MODELS, strict=False))
-    services = {name: _service(model) for model, name in named.items() if _is_service(model)}
-    found = [AppResource(name, uc_securable=service) for name, service in services.items()]
-    return found + _endpoint_resources(
-        client, {m: n for m, n in named.items() if not _is_service(m)}
-    )
-
-
-def _endpoint_resources(client: WorkspaceClient, named: dict[str, str]) -> list[AppResource]:
-    """Those of serving endpoints; what an app may use of the AI Gateway's is not ours to give."""
-    there = {endpoint.name for endpoint in client.serving_endpoints.list()} if named else set()
-    for model in named.keys() - there:
-        say(
-            "Resources",
-            f"none needed for {model}: AI Gateway answered you; whether it answers the app, the"
-            " app's page shows",
-        )
-    query = AppResourceServingEndpointServingEndpointPermission.CAN_QUERY
+    services = [model for model in named if names_of(model).service == model]
+    endpoints = [model for model in named if model not in services]
+    there = {endpoint.name for endpoint in client.serving_endpoints.list()} if endpoints else set()
+    for model in endpoints:
+        if model not in there:  # what an app may use of the AI Gateway's is not ours to give
+            say(
+                "Resources",
+                f"none needed for {model}: AI Gateway answered you; whether it answers the app, the"
+                " app's page shows",
+            )
+    service, execute, query = Securable.MODEL_SERVICE, Permission.EXECUTE, Query.CAN_QUERY
     return [
-        AppResource(name, serving_endpoint=AppResourceServingEndpoint(model, query))
-        for model, name in named.items()
-        if model in there
+        *(AppResource(named[m], uc_securable=Uc(m, service, execute)) for m in services),
+        *(
+            AppResource(named[m], serving_endpoint=AppResourceServingEndpoint(m, query))
+            for m in endpoints
+            if m in there
+        ),
     ]
-
-
-def _is_service(model: str) -> bool:
-    return names_of(model).service == model
-
-
-def _service(model: str) -> AppResourceUcSecurable:
-    return AppResourceUcSecurable(model, Securable.MODEL_SERVICE, Permission.EXECUTE)
 
 
 def volume_resource(path: str) -> AppResource:
     """The resource that lets an app write to the volume that a path is in."""
-    write = Permission.WRITE_VOLUME
-    securable = AppResourceUcSecurable(volume_of(path), Securable.VOLUME, write)
-    return AppResource(VOLUME, uc_securable=securable)
+    volume = Uc(volume_of(path), Securable.VOLUME, Permission.WRITE_VOLUME)
+    return AppResource(VOLUME, uc_securable=volume)
 
 
 def describe(resource: AppResource) -> str:
@@ -134,23 +125,19 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
 
 
 def _give(target: Target, app: App, change: Change) -> None:
-    refused = _replace(target, change)
-    given = [resource for resource in change.new if resource not in refused.resources]
-    _say_done(target, change.lost if refused.is_partial else [], given)
-    services = [resource for resource in refused.resources if _rights(resource)]
-    rest = [resource for resource in refused.resources if resource not in services]
+    given, reason = _replace(target, change)
+    lost = change.lost if given or not reason else []
+    _say_done(target, lost, [resource for resource in change.new if resource in given])
+    refused = [resource for resource in change.ours if resource not in given]
+    services = [resource for resource in refused if _rights(resource)]
     if services:
-        _say_sql(target, app, services, refused.reason)
-    if rest or (refused.reason and not services):
-        _say_who(app, rest, refused.reason)
-
-
-def _say_who(app: App, resources: list[AppResource], reason: str) -> None:
-    """Say who gives what was refused."""
-    who = app.service_principal_name or app.name
-    why = f"{describe_all(resources) or 'that'} refused ({reason})"
-    cure = f"who manages that can give it to {who}, or the first chat may be a 403"
-    say("Resources", f"{why}: {cure}")
+        _say_sql(target, app, services, reason)
+    rest = [resource for resource in refused if resource not in services]
+    if rest or (reason and not change.ours):
+        who = app.service_principal_name or app.name
+        why = f"{describe_all(rest) or 'that'} refused ({reason})"
+        cure = f"who manages that can give it to {who}, or the first chat may be a 403"
+        say("Resources", f"{why}: {cure}")
 
 
 def _say_done(target: Target, lost: list[AppResource], given: list[AppResource]) -> None:
@@ -170,26 +157,21 @@ def _is_held(target: Target, app: App | None, new: AppResource) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """What of an update was refused, and why. `is_partial`: the rest of it was done."""
+def _replace(target: Target, change: Change) -> tuple[list[AppResource], str]:
+    """Replace the app's resources: by all of ours, or by those that are not refused one by one.
 
-    resources: tuple[AppResource, ...] = ()
-    reason: str = ""
-    is_partial: bool = True
-
-
-def _replace(target: Target, change: Change) -> Refusals:
-    """Replace the app's resources: by all of ours, or by those that are not refused one by one."""
+    Returns:
+        What of ours it has now, and the last refusal or "".
+    """
     reason = _update(target, [*change.others, *change.ours])
     if not reason:
-        return Refusals()
-    given, refused = list[AppResource](), list[AppResource]()
+        return change.ours, ""
+    given: list[AppResource] = []
     for one in change.ours if len(change.ours) > 1 else ():
         why = _update(target, [*change.others, *given, one])
-        (refused if why else given).append(one)
+        given += [] if why else [one]
         reason = why or reason
-    return Refusals(tuple(refused or change.ours), reason, is_partial=bool(given))
+    return given, reason
 
 
 def _update(target: Target, resources: list[AppResource]) -> str:
@@ -200,10 +182,8 @@ def _update(target: Target, resources: list[AppResource]) -> str:
     except DatabricksError as error:
         return brief_error(error)
 
-    def look() -> tuple[str, str]:
-        status = apps.get_update(name).status
-        state = status.state.value if status and status.state else "UNKNOWN"
-        return state, (status and status.message) or "no reason given"
+    def look() -> State:
+        return state_of(apps.get_update(name).status)
 
     state, message = wait("Updating", look, {"SUCCEEDED", "FAILED"})
     return "" if state == "SUCCEEDED" else message
@@ -249,12 +229,6 @@ def _rights(resource: AppResource) -> Collection[Right]:
         Right("SCHEMA", schema, Privilege.USE_SCHEMA, f"USE SCHEMA ON SCHEMA {schema}"),
         Right("MODEL_SERVICE", service, Privilege.EXECUTE, execute),
     )
-
-
-def _has_right(target: Target, app: App, resource: AppResource) -> bool:
-    """Whether an admin has given the same already."""
-    rights = _rights(resource)
-    return bool(rights) and not _missing(target, app, resource)
 
 
 def _missing(target: Target, app: App, resource: AppResource) -> list[Right]:

@@ -126,7 +126,7 @@ class Checkout:
             return None
         try:
             return _read_record(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError):
             raise SettingError(
                 f"{RECORD}: it is not valid; expected it as it was written"
             ) from None
@@ -259,7 +259,7 @@ def _our_files(at_setup_folder: bool) -> dict[str, str]:
 
 
 def _read_record(given: Any) -> Record:
-    """A record from its JSON; ValueError, TypeError or KeyError where it is not one."""
+    """A record from its JSON; ValueError, TypeError or LookupError where it is not one."""
     utils = given["utils"]
     functions = {name: Change(**change) for name, change in utils["functions"].items()}
     files = {name: Kept(**kept) for name, kept in given["files"].items()}

@@ -583,10 +583,15 @@ def test_what_is_refused_changes_nothing(
     assert tree(coda) == before
 
 
-def hostile_record(folder: Path) -> None:
-    record = json.loads((folder / RECORD).read_text())
-    record["files"]["hermes/../../outside.py"] = {"old": "x", "new": ""}
-    (folder / RECORD).write_text(json.dumps(record))
+def record_of(name: str) -> Spoil:
+    """A record that says that one more file is the fix's."""
+
+    def spoil(folder: Path) -> None:
+        record = json.loads((folder / RECORD).read_text())
+        record["files"][name] = {"old": "x", "new": ""}
+        (folder / RECORD).write_text(json.dumps(record))
+
+    return spoil
 
 
 @pytest.mark.parametrize(
@@ -603,7 +608,8 @@ def hostile_record(folder: Path) -> None:
         (edit("hermes/urls.py", "def warn", "def _warn"), "hermes/urls.py: edited since"),
         (edit("setup_hermes.py", "main", "main_"), "setup_hermes.py: edited since"),
         (lambda f: (f / RECORD).unlink(), "hermes/coda.json is not"),
-        (hostile_record, "hermes/coda.json: it is not valid"),
+        (record_of("hermes/../../outside.py"), "hermes/coda.json: it is not valid"),
+        (record_of(""), "hermes/coda.json: it is not valid"),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--undo"]])
