@@ -60,7 +60,7 @@ def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
     """
     stay = []
     for lines in added:
-        name = lines.split()[2]
+        name = lines.partition("name: ")[2].partition("\n")[0].strip()
         if text.count(lines) == 1:
             text = text.replace(lines, "")
         elif name in _names(_env_of(text)):

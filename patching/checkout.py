@@ -261,13 +261,16 @@ def _our_files(at_setup_folder: bool) -> dict[str, str]:
 def _read_record(given: Any) -> Record:
     """A record from its JSON; ValueError, TypeError or LookupError where it is not one."""
     utils = given["utils"]
-    functions = {name: Change(**change) for name, change in utils["functions"].items()}
-    files = {name: Kept(**kept) for name, kept in given["files"].items()}
-    settings = {name: tuple(lines) for name, lines in given["settings"].items()}
+    functions = {n: Change(str(c["old"]), str(c["new"])) for n, c in utils["functions"].items()}
+    files = {
+        name: Kept(None if kept["old"] is None else str(kept["old"]), str(kept["new"]))
+        for name, kept in given["files"].items()
+    }
+    settings = {name: tuple(map(str, added)) for name, added in given["settings"].items()}
     known = all(_may_be_ours(name) for name in files) and {*settings} <= {*APP_YAMLS}
     if given["format"] != FORMAT or not known:
         raise ValueError
-    return Record(Patch(functions, tuple(utils["imports"])), files, settings)
+    return Record(Patch(functions, tuple(map(str, utils["imports"]))), files, settings)
 
 
 def _may_be_ours(name: str) -> bool:

@@ -194,7 +194,7 @@ def restore(module: Module, patch: Patch) -> Module:
 def _without_imports(module: Module, added: Iterable[str]) -> list[Edit]:
     """What takes imports out again, but for those that other code uses by now."""
     used = module.used_names()
-    unused = {line for line in added if line.split()[-1] not in used}
+    unused = {line for line in added if line.rpartition(" ")[2] not in used}
     return [
         Edit(*module.span(node), "")
         for line, node in module.imports().items()
@@ -208,7 +208,8 @@ def _way_back(module: Module, name: str, change: Change) -> Edit | None:
     text = module.text_of(node) if node else ""
     if text.rstrip("\r\n") == change.old.rstrip("\r\n"):
         return None
-    if node is None or ast.dump(node) != ast.dump(ast.parse(change.new).body[0]):
+    put_in = Module(f"{name} in the record", change.new).tree
+    if node is None or ast.dump(ast.Module([node], [])) != ast.dump(put_in):
         raise SettingError(
             f"{module.name}: {name} was edited since the fix was put in; expected it unedited"
         )

@@ -583,15 +583,21 @@ def test_what_is_refused_changes_nothing(
     assert tree(coda) == before
 
 
-def record_of(name: str) -> Spoil:
-    """A record that says that one more file is the fix's."""
+def record_with(value: object, *place: str) -> Spoil:
+    """A record that holds something else in one place."""
 
     def spoil(folder: Path) -> None:
-        record = json.loads((folder / RECORD).read_text())
-        record["files"][name] = {"old": "x", "new": ""}
+        record = found = json.loads((folder / RECORD).read_text())
+        for key in place[:-1]:
+            found = found[key]
+        found[place[-1]] = value
         (folder / RECORD).write_text(json.dumps(record))
 
     return spoil
+
+
+ONE_MORE = {"old": "x", "new": ""}
+CHANGED = ("utils", "functions", "get_gateway_host")
 
 
 @pytest.mark.parametrize(
@@ -608,8 +614,12 @@ def record_of(name: str) -> Spoil:
         (edit("hermes/urls.py", "def warn", "def _warn"), "hermes/urls.py: edited since"),
         (edit("setup_hermes.py", "main", "main_"), "setup_hermes.py: edited since"),
         (lambda f: (f / RECORD).unlink(), "hermes/coda.json is not"),
-        (record_of("hermes/../../outside.py"), "hermes/coda.json: it is not valid"),
-        (record_of(""), "hermes/coda.json: it is not valid"),
+        (record_with(ONE_MORE, "files", "hermes/../../outside.py"), "coda.json: it is not valid"),
+        (record_with(ONE_MORE, "files", ""), "hermes/coda.json: it is not valid"),
+        (record_with(["", " x", 3], "utils", "imports"), "other code of it uses hermes/"),
+        (record_with(3, *CHANGED, "new"), "utils.py: get_gateway_host was edited"),
+        (record_with("(", *CHANGED, "new"), "get_gateway_host in the record: it is not valid"),
+        (record_with({"old": 3, "new": "", "more": 1}, *CHANGED), "get_gateway_host was edited"),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--undo"]])
