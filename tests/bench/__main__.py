@@ -1,6 +1,7 @@
-"""Measure what the README states, on this machine: `make bench`.
+"""Measure what docs/figures.md states, on this machine: `make bench`.
 
-The workspace is the stand-in, so figures of network are figures of this program, not of Databricks.
+`python -m tests.bench PART ...` measures some of `PARTS` alone. The workspace is the stand-in, so
+figures of network are figures of this program, not of Databricks.
 """
 
 from __future__ import annotations
@@ -13,23 +14,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hermes.choice import prove
-from hermes.learnt import Learnt
+from hermes.learnt import PLUGIN, Learnt
 from hermes.login import load_settings
 from tests.bench.dashboard import dashboard_rows
 from tests.bench.files import file_rows
 from tests.bench.keep import keep_rows
-from tests.bench.terminal import Row, terminal_rows
+from tests.bench.rows import Row
+from tests.bench.terminal import terminal_rows
 from tests.conftest import INSTALLED, ROOT
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
 from tests.standin.refusals import NAMES
 from utils import get_gateway_host
+
+SETUP = [sys.executable, str(ROOT / "setup_hermes.py")]
+# Run by Hermes's Python beside our plugin: milliseconds for the key of one request.
+KEY = """
+import timeit
+from keys import current_headers
+from hermes_cli.config import load_config
+url = load_config()["model"]["base_url"]
+assert current_headers(url)
+print(timeit.timeit(lambda: current_headers(url), number=1000))
+"""
 
 
 def median(work: Callable[[], object], runs: int = 5) -> float:
@@ -72,7 +86,8 @@ def gateway_rows() -> Iterator[Row]:
         with StandIn(gateway=fault) as workspace, inside(workspace):
             with contextlib.redirect_stderr(io.StringIO()):
                 seconds = median(get_gateway_host)
-            yield f"gateway resolution, {fault}", f"{seconds:.3f} s", "", asked(workspace, 5)
+            note = asked(workspace, 5)
+            yield Row(f"gateway resolution, {fault}", f"{seconds:.3f} s", note=note)
     with StandIn(gateway="black-holed") as workspace, inside(workspace) as env:
 
         def resolve_and_prove() -> None:
@@ -80,23 +95,18 @@ def gateway_rows() -> Iterator[Row]:
 
         with contextlib.redirect_stderr(io.StringIO()):
             seconds = median(resolve_and_prove)
-        yield (
-            "gateway black-holed, proof included",
-            f"{seconds:.3f} s",
-            "< 2.2 s",
-            asked(workspace, 5),
-        )
+        name, note = "gateway black-holed, proof included", asked(workspace, 5)
+        yield Row(name, f"{seconds:.3f} s", "< 2.2 s", note)
 
 
 def setup_rows(home: Path) -> Iterator[Row]:
     """A whole re-run of setup with everything in place, 20 ms away."""
-    command = [sys.executable, str(ROOT / "setup_hermes.py")]
     for fault, target in (("ok", "< 1 s"), ("black-holed", "")):
         with StandIn(latency=0.02, gateway=fault) as workspace:
             env = workspace.env | {"HOME": str(home)}
 
             def run(env: dict[str, str] = env) -> None:
-                subprocess.run(command, env=env, capture_output=True, check=True)
+                subprocess.run(SETUP, env=env, capture_output=True, check=True)
 
             run()
             workspace.requests.clear()
@@ -104,10 +114,10 @@ def setup_rows(home: Path) -> Iterator[Row]:
                 "" if fault == "ok" else f", gateway {fault}"
             )
             seconds = median(run)
-            yield name, f"{seconds:.3f} s", target, asked(workspace, 5)
+            yield Row(name, f"{seconds:.3f} s", target, asked(workspace, 5))
     importing = [sys.executable, "-c", "import utils"]
     seconds = median(lambda: subprocess.run(importing, cwd=ROOT, check=True), runs=15)
-    yield 'python -c "import utils"', f"{seconds:.3f} s", "< 0.15 s", ""
+    yield Row('python -c "import utils"', f"{seconds:.3f} s", "< 0.15 s")
 
 
 def answer_rows(home: Path) -> Iterator[Row]:
@@ -120,12 +130,7 @@ def answer_rows(home: Path) -> Iterator[Row]:
             config.parent.mkdir(exist_ok=True)
             if name.startswith("config that"):
                 config.unlink()
-                subprocess.run(
-                    [sys.executable, str(ROOT / "setup_hermes.py")],
-                    env=env,
-                    capture_output=True,
-                    check=True,
-                )
+                subprocess.run(SETUP, env=env, capture_output=True, check=True)
             else:
                 url = f"https://{workspace.gateway_host}/openai"
                 route = {"provider": "custom", "base_url": url, "api_key": workspace.token}
@@ -144,10 +149,10 @@ def answer_rows(home: Path) -> Iterator[Row]:
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "PYTHONPYCACHEPREFIX": str(home / "no-bytecode"),
                 }
-            took[name] = median(lambda env=env: first_answer(home, env), runs=3)  # type: ignore[misc]
-            yield f"first answer, {name}", f"{took[name]:.1f} s", "", ""
+            took[name] = median(partial(first_answer, home, env), runs=3)
+            yield Row(f"first answer, {name}", f"{took[name]:.1f} s")
     ratio = took["config of the original trace"] / took["config that setup writes"]
-    yield "first answer, how many times sooner", f"{ratio:.1f}", ">= 4.5", ""
+    yield Row("first answer, how many times sooner", f"{ratio:.1f}", ">= 4.5")
 
 
 def price_rows(home: Path) -> Iterator[Row]:
@@ -160,9 +165,9 @@ def price_rows(home: Path) -> Iterator[Row]:
     ):
         with StandIn(lenient=lenient, tool_calls=9, command="printf '%02000d' {}") as workspace:
             env = workspace.env | {"HOME": str(home)}
-            shutil.rmtree(home / ".hermes")  # with what was learnt there of stricter routes
-            command = [sys.executable, str(ROOT / "setup_hermes.py")]
-            subprocess.run(command, env=env, capture_output=True, check=True)
+            # With what was learnt there of stricter routes.
+            shutil.rmtree(home / ".hermes", ignore_errors=True)
+            subprocess.run(SETUP, env=env, capture_output=True, check=True)
             if name == "unmarked":
                 shutil.rmtree(home / ".hermes" / "plugins")
             workspace.cache.forget()
@@ -171,12 +176,8 @@ def price_rows(home: Path) -> Iterator[Row]:
             paid[name] = sum(r.input + 0.1 * r.read + 1.25 * r.write for r in workspace.chats())
             if name != "unmarked":
                 target = {"refused there": "<= 36 %", "taken in tool messages": "<= 26 %"}[name]
-                yield (
-                    f"input tokens, cache marks {name}",
-                    f"{paid[name] / paid['unmarked']:.1%}",
-                    target,
-                    "10 requests",
-                )
+                share = f"{paid[name] / paid['unmarked']:.1%}"
+                yield Row(f"input tokens, cache marks {name}", share, target, "10 requests")
 
 
 def first_answer(home: Path, env: dict[str, str]) -> None:
@@ -191,29 +192,50 @@ def first_answer(home: Path, env: dict[str, str]) -> None:
         hermes.kill()
 
 
-def main() -> None:
-    """Measure everything and print one table."""
+def key_rows(home: Path) -> Iterator[Row]:
+    """What the plugin takes of each request to look up its key."""
+    hermes = home / ".local" / "bin" / "hermes"
+    python = hermes.read_text().partition("\n")[0].removeprefix("#!")
+    with StandIn() as workspace:
+        env = workspace.env | {"HOME": str(home), "PYTHONPATH": str(home / PLUGIN)}
+        subprocess.run(SETUP, env=env, capture_output=True, check=True)
+        # Not from our own folder, whose `utils` is not Hermes's.
+        took = subprocess.check_output([python, "-c", KEY], env=env, cwd=home, text=True)
+    milliseconds = float(took.splitlines()[-1])
+    yield Row("the key of each request, in the plugin", f"{milliseconds:.1f} ms", "< 1 ms")
+
+
+def hermes_rows() -> Iterator[Row]:
+    """What takes a home with Hermes in it, but no app."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / ".local").symlink_to(INSTALLED / ".local")
-        rows: list[Row] = [("MEASURED", "MEDIAN", "TARGET", "NOTE")]
-        for part in (
-            gateway_rows(),
-            setup_rows(home),
-            answer_rows(home),
-            price_rows(home),
-            terminal_rows(),
-            dashboard_rows(),
-            file_rows(),
-            keep_rows(),
-        ):
-            for row in part:
-                rows.append(row)
-                print(f"{row[0]}: {row[1]}", file=sys.stderr)
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        for part in (setup_rows, answer_rows, price_rows, key_rows):
+            yield from part(home)
+
+
+PARTS: dict[str, Callable[[], Iterable[Row]]] = {
+    "gateway": gateway_rows,
+    "hermes": hermes_rows,
+    "terminal": terminal_rows,
+    "dashboard": dashboard_rows,
+    "files": file_rows,
+    "keep": keep_rows,
+}
+
+
+def main(names: list[str]) -> None:
+    """Measure everything, or some parts, and print one table."""
+    rows = [Row("MEASURED", "MEDIAN", "TARGET", "NOTE")]
+    for name in names or PARTS:
+        for row in PARTS[name]():
+            rows.append(row)
+            print(f"{row.name}: {row.value}", file=sys.stderr)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip())
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

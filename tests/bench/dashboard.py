@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
-from tests.bench.terminal import Row, echo, opened
+from tests.bench.rows import Row, chromium, opened
+from tests.bench.terminal import echo
 from tests.conftest import INSTALLED
 from tests.served import Served
 from tests.standin import StandIn
-from tests.webapp.browsing import FLAGS, PROMPT, say, sees
+from tests.webapp.browsing import PROMPT, say, sees
 
 
 def dashboard_rows() -> Iterator[Row]:
@@ -22,25 +20,23 @@ def dashboard_rows() -> Iterator[Row]:
     with (
         StandIn() as standin,
         Served(standin.env, INSTALLED) as served,
-        sync_playwright() as playwright,
+        chromium() as browser,
+        opened(browser, served) as page,
     ):
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        with opened(browser, served) as page:
-            sees(page, PROMPT)
-            page.locator(".xterm-helper-textarea").focus()
-            yield "echo in a terminal's chat, p50", f"{echo(page)[0]:.1f} ms", "", ""
-            before, start = memory(served), time.monotonic()
-            with page.expect_popup() as popup:
-                page.get_by_role("link", name="Dashboard").click()
-            tab = popup.value
-            tab.get_by_role("link", name="Chat", exact=True).first.click(timeout=60_000)
-            yield "click to dashboard", f"{time.monotonic() - start:.1f} s", "", ""
-            say(tab, "good morning")
-            yield "click to an answered chat", f"{time.monotonic() - start:.1f} s", "", ""
-            yield "echo in the dashboard's chat, p50", f"{echo(tab)[0]:.1f} ms", "", ""
-            yield "memory without the dashboard", f"{before:.0f} MB", "", "app, one Hermes chat"
-            yield "memory with a chat in it", f"{memory(served):.0f} MB", "", "all processes"
-        browser.close()
+        sees(page, PROMPT)
+        page.locator(".xterm-helper-textarea").focus()
+        beside, before, start = echo(page)[0], memory(served), time.monotonic()
+        with page.expect_popup() as popup:
+            page.get_by_role("link", name="Dashboard").click()
+        tab = popup.value
+        tab.get_by_role("link", name="Chat", exact=True).first.click(timeout=60_000)
+        yield Row("click to Hermes's dashboard", f"{time.monotonic() - start:.1f} s")
+        say(tab, "good morning")
+        yield Row("click to an answered chat there", f"{time.monotonic() - start:.1f} s")
+        note = f"beside {beside:.1f} ms in the terminal's chat"
+        yield Row("keystroke echo there, p50", f"{echo(tab)[0]:.1f} ms", note=note)
+        note = f"all processes; {before:.0f} MB with a chat in the terminal alone"
+        yield Row("memory with a chat there", f"{memory(served):.0f} MB", note=note)
 
 
 def memory(served: Served) -> float:

@@ -13,10 +13,9 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
+from tests.bench.rows import Row
 from tests.served import Served
 from tests.standin import StandIn
-
-Row = tuple[str, str, str, str]
 
 UPLOADS, EACH = 500, 2_000_000  # at once, bytes
 LARGE = 2_000_000_000  # bytes
@@ -98,38 +97,21 @@ def file_rows() -> Iterator[Row]:
             seconds = time.perf_counter() - began
         found = [path.stat().st_size for path in (projects / "uploads").iterdir()]
         assert found == [EACH] * UPLOADS
-        yield (
-            f"server's memory, {UPLOADS} uploads at once",
-            f"{peak.most:.0f} MB",
-            "< 150 MB",
-            f"1 GB in {seconds:.1f} s",
-        )
+        name = f"server's memory, {UPLOADS} uploads at once"
+        yield Row(name, f"{peak.most:.0f} MB", "< 150 MB", f"1 GB in {seconds:.1f} s")
         with (projects / "large").open("wb") as large:
             for _ in range(20):
                 large.write(os.urandom(LARGE // 20))
         with Peak(served) as peak:
             seconds, count = download(served, "large")
         assert count == LARGE
-        yield (
-            "server's memory, a download of 2 GB",
-            f"{peak.most:.0f} MB",
-            "< 150 MB",
-            f"{seconds:.1f} s",
-        )
+        name = "server's memory, a download of 2 GB"
+        yield Row(name, f"{peak.most:.0f} MB", "< 150 MB", f"{seconds:.1f} s")
         path = f"uploads?zip={uuid.uuid4()}"
         with Peak(served) as peak:
             began = time.perf_counter()
             longest = pack(served, path)
             download(served, path)
             seconds = time.perf_counter() - began
-        yield (
-            "server's memory, a zip of 1 GB",
-            f"{peak.most:.0f} MB",
-            "< 150 MB",
-            f"{seconds:.1f} s; anything else waits {longest * 1000:.0f} ms at most",
-        )
-
-
-if __name__ == "__main__":
-    for row in file_rows():
-        print("| " + " | ".join(row) + " |")
+        note = f"{seconds:.1f} s; anything else waits {longest * 1000:.0f} ms at most"
+        yield Row("server's memory, a zip of 1 GB", f"{peak.most:.0f} MB", "< 150 MB", note)

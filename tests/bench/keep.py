@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -13,14 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
-from tests.bench.terminal import KEYS, Row, echo, opened
+from tests.bench.rows import Row, chromium, opened
+from tests.bench.terminal import KEYS, echo
 from tests.conftest import ROOT
 from tests.served import Served, until
 from tests.standin import StandIn
 from tests.standin.files import Volume
-from tests.webapp.browsing import FLAGS, sees
+from tests.webapp.browsing import sees
 from tests.webapp.saving import DRIVER
 
 FILES, SIZE = 2000, 100_000  # bytes each
@@ -49,48 +49,28 @@ def keeper(workspace: StandIn, home: Path, volume: Volume) -> subprocess.Popen[b
 
 def keep_rows() -> Iterator[Row]:
     """A first save, a small one, a restore, and typing while it saves."""
-    chromium = shutil.which("chromium")
-    if not chromium:
-        raise SystemExit("The terminal's figures need chromium, which is not installed.")
     volume = Volume()
     with (
-        sync_playwright() as playwright,
+        chromium() as browser,
         StandIn(rooms=volume.rooms()) as workspace,
         tempfile.TemporaryDirectory() as folder,
     ):
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         home = Path(folder)
         fill(home)
         started = time.monotonic()
         saver = keeper(workspace, home, volume)
         until(lambda: states(volume), lambda: "nothing is saved")
-        took, sent = [time.monotonic() - started], volume.sent()
-        yield (
-            "first save, 200 MB in 2,000 files",
-            f"{took.pop():.1f} s",
-            "",
-            f"{sent / 1e6:.0f} MB sent",
-        )
+        took, sent = time.monotonic() - started, volume.sent()
+        note = f"{sent / 1e6:.0f} MB sent"
+        yield Row("first save, 200 MB in 2,000 files", f"{took:.1f} s", note=note)
         (home / "projects" / "7" / "7.dat").write_text("changed")
         until(lambda: states(volume) > 1, lambda: "nothing is saved")
-        yield "sent for one changed file", f"{(volume.sent() - sent) / 1e6:.2f} MB", "< 1 MB", ""
+        sent = volume.sent() - sent
+        yield Row("sent for one changed file", f"{sent / 1e6:.2f} MB", "< 1 MB")
         saver.send_signal(signal.SIGTERM)
         saver.wait()
-        for _ in range(3):
-            started = time.monotonic()
-            with (
-                Served(workspace.env, HERMES_VOLUME=volume.path) as served,
-                opened(browser, served) as page,
-            ):
-                sees(page, "This is a shell")
-                took.append(time.monotonic() - started)
-                assert len(list((served.home / "projects").glob("*/*"))) == FILES
-        yield (
-            "boot to the first terminal, 200 MB restored",
-            f"{statistics.median(took):.1f} s",
-            "< 5 s",
-            "",
-        )
+        took = statistics.median(restored(browser, workspace, volume) for _ in range(3))
+        yield Row("boot to the first terminal, 200 MB restored", f"{took:.1f} s", "< 5 s")
         with Served(workspace.env) as served, opened(browser, served) as page:
             sees(page, "This is a shell")
             page.locator(".xterm-helper-textarea").focus()
@@ -104,17 +84,20 @@ def keep_rows() -> Iterator[Row]:
             note = f"{KEYS} keys; p95 {quiet_most:.1f} and {busy_most:.1f} ms"
             if states(other):
                 note += "; the save was over before"
-            yield (
-                "keystroke echo during a save, p50",
-                f"{busy:.1f} ms",
-                f"< {1.5 * quiet:.1f} ms",
-                note,
-            )
+            name, target = "keystroke echo during a save, p50", f"< {1.5 * quiet:.1f} ms"
+            yield Row(name, f"{busy:.1f} ms", target, note)
             saver.send_signal(signal.SIGTERM)
             saver.wait()
-        browser.close()
 
 
-if __name__ == "__main__":
-    for row in keep_rows():
-        print(*row, sep="  ", flush=True)
+def restored(browser: Browser, workspace: StandIn, volume: Volume) -> float:
+    """Seconds from the start of the process to its first terminal, with all that was saved."""
+    started = time.monotonic()
+    with (
+        Served(workspace.env, HERMES_VOLUME=volume.path) as served,
+        opened(browser, served) as page,
+    ):
+        sees(page, "This is a shell")
+        seconds = time.monotonic() - started
+        assert len(list((served.home / "projects").glob("*/*"))) == FILES
+        return seconds
