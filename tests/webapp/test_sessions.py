@@ -20,6 +20,7 @@ from tests.served import PATIENCE
 from webapp import sessions
 from webapp.sessions import CONTINUE, Phase, Sessions, has_conversation
 from webapp.settings import read_settings
+from webapp.terminal import pty
 from webapp.terminal.pty import Terminal
 from webapp.terminal.viewer import Viewer
 
@@ -247,14 +248,13 @@ def test_the_end_of_the_app_waits_for_a_shell_that_is_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat = Seat(tmp_path / "home", monkeypatch)
+    monkeypatch.setattr(pty, "GRACE", 0.3)
+    command = "(trap '' HUP; touch ~/ready; sleep 600) & until [ -f ~/ready ]; do sleep 0.1; done"
 
     async def session() -> None:
         terminal, viewer = seat.open()
         await seat.shows(1, "This is a shell.")
-        terminal.type(
-            viewer,
-            "(trap '' HUP; touch ~/ready; sleep 600) & until [ -f ~/ready ]; do sleep 0.1; done; exit\r",
-        )
+        terminal.type(viewer, f"{command}; exit\r")
         await seat.until(lambda: not seat.sessions.open)
         assert terminal._signal(0)
         await seat.sessions.close()

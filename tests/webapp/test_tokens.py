@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -29,14 +30,16 @@ class Stop(BaseException):
     """Ends `keep_token_fresh`, which nothing else does."""
 
 
-def keep(
-    config: Path, steps: list[Any], news: tokens.TokenNews | None = None
-) -> tuple[list[float], list[str], int]:
-    """Run `keep_token_fresh` over the given answers (a token, or an error to raise).
+class Kept(NamedTuple):
+    """What `keep_token_fresh` did."""
 
-    Returns:
-        The pauses it made, Hermes's key during each, and how often it logged in.
-    """
+    pauses: list[float]
+    keys: list[str]  # Hermes's, during each pause
+    logins: int
+
+
+def keep(config: Path, steps: list[Any], news: tokens.TokenNews | None = None) -> Kept:
+    """Run `keep_token_fresh` over the given answers (a token, or an error to raise)."""
     answers, pauses, keys, logins = iter(steps), [], [], 0
 
     def log_in() -> Login:
@@ -63,12 +66,18 @@ def keep(
 
     with pytest.raises(Stop):
         tokens.keep_token_fresh(config, log_in, sleep, news)
-    return pauses, keys, logins
+    return Kept(pauses, keys, logins)
 
 
-def test_a_new_token_reaches_hermes_at_the_next_look(tmp_path: Path) -> None:
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Hermes's config, for the login's workspace."""
     config = tmp_path / "config.yaml"
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    write_config(config, f"{HOST}/serving-endpoints")
+    return config
+
+
+def test_a_new_token_reaches_hermes_at_the_next_look(config: Path) -> None:
     pauses, keys, logins = keep(config, ["one", "one", "two", "three"])
     assert keys == ["one", "one", "two", "three"]
     assert set(pauses) == {tokens.POLL}
@@ -80,9 +89,7 @@ def test_a_look_comes_far_more_often_than_five_minutes_or_the_life_of_a_five_sec
     assert tokens.POLL < 2.5
 
 
-def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+def test_the_file_is_left_alone_while_the_token_stays(config: Path) -> None:
     times: list[int] = []
 
     def look() -> str:
@@ -93,25 +100,23 @@ def test_the_file_is_left_alone_while_the_token_stays(tmp_path: Path) -> None:
     assert times[0] == times[1] == config.stat().st_mtime_ns
 
 
-def test_an_old_token_put_back_by_someone_else_is_replaced(tmp_path: Path) -> None:
-    config, news = tmp_path / "config.yaml", tokens.TokenNews()
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+def test_an_old_token_put_back_by_someone_else_is_replaced(config: Path) -> None:
+    news = tokens.TokenNews()
 
     def put_back() -> str:
-        write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
+        write_config(config, f"{HOST}/serving-endpoints", "stale")
         news.since = 1.0
         return "one"
 
-    assert keep(config, ["one", put_back], news)[1] == ["one", "one"]
+    assert keep(config, ["one", put_back], news).keys == ["one", "one"]
     assert news.since == 1.0, "it is no new token"
 
 
 def test_errors_are_logged_and_tried_again_with_growing_pauses(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tmp_path / "config.yaml"
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
-    errors: list[Any] = [OSError("no network. Config: client_secret=***\nmore")] * 7
+    errors: list[Any] = [OSError("no network. Config: client_secret=***\nmore")] * 6
+    errors.append(ValueError("no login"))
     pauses, keys, logins = keep(config, [*errors, "one", "two"])
     assert pauses == [4, 8, 16, 32, 60, 60, 60, 2, 2]
     assert keys == ["old"] * 7 + ["one", "two"]
@@ -122,39 +127,34 @@ def test_errors_are_logged_and_tried_again_with_growing_pauses(
 
 
 def test_a_write_of_someone_else_right_after_ours_is_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, ours = tmp_path / "config.yaml", refresh_token
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    ours = refresh_token
     os.utime(config, (1, 1))
 
     def overtaken(path: Path, token: str, host: str) -> bool:
         ours(path, token, host)
-        write_config(path, "https://adb-1.2.azuredatabricks.net/serving-endpoints", "stale")
+        write_config(path, f"{HOST}/serving-endpoints", "stale")
         monkeypatch.setattr(tokens, "refresh_token", ours)
         return True
 
     monkeypatch.setattr(tokens, "refresh_token", overtaken)
-    assert keep(config, ["one", "one", "one"])[1] == ["stale", "one", "one"]
+    assert keep(config, ["one", "one", "one"]).keys == ["stale", "one", "one"]
 
 
 def test_no_token_is_asked_for_before_there_is_a_config(tmp_path: Path) -> None:
-    assert keep(tmp_path / "config.yaml", ["one", "two"]) == (
-        [tokens.POLL, tokens.POLL],
-        ["-", "-"],
-        0,
-    )
+    nothing = keep(tmp_path / "config.yaml", ["one", "two"])
+    assert nothing == ([tokens.POLL, tokens.POLL], ["-", "-"], 0)
 
 
 @pytest.mark.parametrize("life", [3600, 1200])
 def test_a_token_never_has_less_than_five_minutes_to_live(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: float
+    config: Path, monkeypatch: pytest.MonkeyPatch, life: float
 ) -> None:
     oauth = pytest.importorskip(
         "databricks.sdk.oauth", reason="databricks-sdk, which gives the tokens, is not installed"
     )
-    now, left, config = datetime(2026, 1, 1), [], tmp_path / "config.yaml"
-    write_config(config, "https://adb-1.2.azuredatabricks.net/serving-endpoints")
+    now, left = datetime(2026, 1, 1), []
 
     class Clock(datetime):
         @classmethod
@@ -166,13 +166,13 @@ def test_a_token_never_has_less_than_five_minutes_to_live(
             return oauth.Token(now.isoformat(), expiry=now + timedelta(seconds=life))
 
         def _trigger_async_refresh(self) -> None:
-            self._update_token(
-                self.refresh()
-            )  # it does this in a thread, which is no matter of the clock
+            # It does this in a thread, which is no matter of the clock.
+            self._update_token(self.refresh())
 
     def sleep(seconds: float) -> None:
         nonlocal now
-        issued = datetime.fromisoformat(yaml.safe_load(config.read_text())["model"]["api_key"])
+        key = config.read_text().partition("api_key: ")[2].partition("\n")[0]
+        issued = datetime.fromisoformat(key.strip("'"))
         now += timedelta(seconds=seconds)
         left.append((issued - now).total_seconds() + life)
         if len(left) * tokens.POLL > 2.2 * life:
@@ -180,10 +180,9 @@ def test_a_token_never_has_less_than_five_minutes_to_live(
 
     monkeypatch.setattr(oauth, "datetime", Clock)
     source = Credentials(disable_async=False)
+    login = Login(lambda: str(source.token().access_token))
     with pytest.raises(Stop):
-        tokens.keep_token_fresh(
-            config, lambda: Login(lambda: str(source.token().access_token)), sleep
-        )
+        tokens.keep_token_fresh(config, lambda: login, sleep)
     assert 300 <= min(left) < life / 2
 
 
@@ -225,19 +224,17 @@ def test_a_host_finds_its_own_profile(
 
 
 def test_a_token_waits_until_the_setup_has_moved_the_config_to_its_workspace(
-    tmp_path: Path,
+    config: Path,
 ) -> None:
-    config = tmp_path / "config.yaml"
-    write_config(config, "https://adb-2.2.azuredatabricks.net/serving-endpoints")
-    (tmp_path / ".config.yaml.setup").write_text('{"host": "https://adb-2.2.azuredatabricks.net"}')
-    assert keep(config, ["one", "one"])[1] == ["old", "old"]
+    other = "https://adb-2.2.azuredatabricks.net"
+    write_config(config, f"{other}/serving-endpoints")
+    config.with_name(".config.yaml.setup").write_text(json.dumps({"host": other}))
+    assert keep(config, ["one", "one"]).keys == ["old", "old"]
 
 
 def test_a_config_that_cannot_be_renewed_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tmp_path / "config.yaml"
-    write_config(config, f"{HOST}/serving-endpoints")
     config.write_text("model: {api_key: [unclosed")
     answers = iter(["one"] * 5)
 
