@@ -682,22 +682,27 @@ async def soon(condition: Callable[[], object]) -> None:
 
 
 def test_it_ends_when_nobody_is_there_and_starts_again(settings: AppSettings) -> None:
+    asked = settings.home / "asked"
+
     async def live() -> None:
-        dashboard = DashboardProcess(settings, idle=0.3)
+        dashboard = DashboardProcess(settings, idle=0.1)
         for _ in range(2):
             with dashboard.visit():
                 assert await dashboard.answers()
+            with dashboard.visit():  # the next one, in time
                 (found,) = running(settings)
                 environment = (found / "environ").read_bytes()
                 assert b"PASSWORD_HASH=scrypt$" in environment
                 assert b"hush" not in environment
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.3)  # this is the test's input: a visit longer than `idle`
                 assert dashboard.running
+                assert "/api/status" not in asked.read_text()
             await soon(lambda: not running(settings) and not dashboard.active)
+            asked.unlink()
         (settings.home / "gateway").touch()  # which runs the scheduled jobs
         with dashboard.visit():
             assert await dashboard.answers()
-        await asyncio.sleep(1)
+        await soon(lambda: asked.read_text().count("/api/status") > 2)
         assert dashboard.running
         (settings.home / "gateway").unlink()
         await soon(lambda: not dashboard.active)
