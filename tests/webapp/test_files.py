@@ -17,7 +17,6 @@ import uuid
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, suppress
-from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPMessage, IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -366,23 +365,25 @@ def test_more_than_the_limit_is_refused_before_it_is_sent(served: Served, projec
 
 
 @pytest.mark.fault("killed")
-def test_what_a_killed_server_left_half_there_goes_at_the_next_start(tmp_path: Path) -> None:
-    root = tmp_path / "projects"
-    with StandIn() as standin, Served(standin.env) as first:
-        left = first.home / "projects" / "uploads"
-        with begin(first, "half", 900_000) as connection:
-            connection.sendall(bytes(400_000))
-            until(lambda: left.exists() and list(left.iterdir()), lambda: "it does not begin")
-            first.process.kill()
-            first.process.wait()
-        shutil.copytree(left.parent, root)
+def test_what_a_killed_server_left_half_there_goes_at_the_next_start(
+    served: Served, projects: Path, tmp_path: Path
+) -> None:
+    root, left = tmp_path / "projects", projects / "uploads"
+    with begin(served, "half", 900_000) as connection:
+        connection.sendall(bytes(400_000))
+        until(lambda: left.exists() and list(left.iterdir()), lambda: "it does not begin")
+        shutil.copytree(projects, root)  # as the disk is when a server is killed
     assert [name.startswith(f"uploads/{PART}") for name in names(root) - {"uploads"}] == [True]
 
     notes = f"{PART}notes.txt"  # a user's
     (root / "uploads" / notes).touch()
+    # What cannot be removed keeps nothing else.
+    folders = {f"uploads/{PART}{n:032}" for n in range(9)}
+    for name in folders:
+        (root / name).mkdir()
 
     async def start(*_: object) -> None:
-        assert names(root) == {"uploads", f"uploads/{notes}"}
+        assert names(root) == {"uploads", f"uploads/{notes}", *folders}
 
     asyncio.run(Files(start, root)({"type": "lifespan"}, Mock(), Mock()))
 
@@ -755,7 +756,6 @@ def test_a_download_goes_on_where_it_was_and_begins_anew_where_the_file_changed(
     file.write_bytes(body)
     status, headers, answer = call(served, "GET", "/files/file")
     assert (status, answer, headers["Accept-Ranges"]) == (200, body, "bytes")
-    assert parsedate_to_datetime(headers["Last-Modified"]).timestamp() == int(file.stat().st_mtime)
     tag = headers["ETag"]
     assert tag.startswith('"')  # W/ would be weak
 
@@ -776,7 +776,7 @@ def test_a_download_goes_on_where_it_was_and_begins_anew_where_the_file_changed(
     time_before = file.stat().st_mtime_ns
     file.write_bytes(body[::-1])
     os.utime(file, ns=(time_before, time_before))
-    for since in (tag, f"W/{tag}", headers["Last-Modified"]):
+    for since in (tag, f"W/{tag}", "Thu, 01 Jan 2099 00:00:00 GMT"):
         status, headers, answer = rest(since)
         assert (status, answer, headers["ETag"] == tag) == (200, body[::-1], False)
 
@@ -799,7 +799,7 @@ def through(front: Front, path: str, size: int) -> bytes:
 
 @pytest.mark.fault("network")
 @pytest.mark.parametrize(
-    "size", [30_000_000, pytest.param(500_000_000, marks=pytest.mark.slow)], ids=["30", "500"]
+    "size", [20_000_000, pytest.param(500_000_000, marks=pytest.mark.slow)], ids=["20", "500"]
 )
 def test_no_request_is_long(served: Served, projects: Path, size: int) -> None:
     """Through a proxy that cuts: 15 MB a request, as in 120 s at 1 Mbit/s."""

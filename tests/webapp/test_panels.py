@@ -46,7 +46,7 @@ from tests.webapp.browsing import (
 )
 from tests.webapp.logins import Login, write_config
 from webapp import panels as panel
-from webapp.files.panel import size
+from webapp.files.panel import date, size
 from webapp.panel import age
 from webapp.panels import ask_routes, token_line
 from webapp.settings import read_settings
@@ -507,6 +507,19 @@ def test_a_pipe_where_the_plugins_facts_are_does_not_hold_up_the_panel(
 def test_an_age_has_one_unit(seconds: float, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 2e9)
     assert age(2e9 - seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [
+        (0, "1970-01-01 00:00:00 UTC"),
+        (3e11, "9999-12-31 23:59:59 UTC"),
+        (2.0**62, "9999-12-31 23:59:59 UTC"),
+        (-(2.0**62), "1970-01-01 00:00:00 UTC"),
+    ],
+)
+def test_a_date_is_one_of_a_calendar(moment: float, told: str) -> None:
+    assert date(moment) == told
 
 
 def test_a_size_has_one_unit() -> None:

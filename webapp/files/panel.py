@@ -14,6 +14,7 @@ from webapp.panel import ICON, Panel, age, element
 
 MOST = 200  # entries shown of one folder
 SCRIPTS = ("wire.js", "drop.js", "fetch.js")
+LATEST = 253_402_300_799  # seconds since 1970: the end of the year 9999
 
 
 class FilesPanel:
@@ -90,14 +91,18 @@ class FilesPanel:
             link.props["data-size"] = entry.size
             link.props["data-name"] = text(entry.name)
             element("span", size(entry.size)).classes("more")
-        changed = time.strftime("%F %T UTC", time.gmtime(entry.time))
-        element("span", age(entry.time)).classes("more").props["title"] = changed
+        element("span", age(entry.time)).classes("more").props["title"] = date(entry.time)
 
     async def go(self, parts: list[str]) -> None:
         """Show another folder."""
         self.parts = parts
         self.word.set_value("")
         await self.read()
+
+
+def date(moment: float) -> str:
+    """A file's time in UTC, from 1970 to 9999: file systems know years that no calendar has."""
+    return time.strftime("%F %T UTC", time.gmtime(min(max(moment, 0), LATEST)))
 
 
 def size(count: int) -> str:

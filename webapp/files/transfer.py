@@ -9,7 +9,6 @@ import re
 import shlex
 import stat
 from collections.abc import Iterable, Sequence
-from email.utils import formatdate
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -182,7 +181,6 @@ def _attachment(request: Request, file: FileIO, name: str, kind: str) -> Respons
         "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",  # RFC 5987
         "content-type": kind,
         "etag": tag,
-        "last-modified": formatdate(status.st_mtime, usegmt=True),
     }
     # A date is no strong validator (RFC 9110, 13.1.5): it gets the whole file.
     same = request.headers.get("if-range", tag) == tag

@@ -136,9 +136,8 @@ class Uploads:
     def sweep(self) -> None:
         """Remove what a server that was killed left half there."""
         with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
-            for name in os.listdir(home):
-                if is_part(name):
-                    os.unlink(name, dir_fd=home)
+            for name in filter(is_part, os.listdir(home)):
+                self._remove(name)
 
     def _count_anew(self, key: Key, upload: Upload) -> None:
         """Begin to count its age anew."""
