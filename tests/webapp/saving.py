@@ -5,9 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from databricks.sdk.service.files import FilesAPI
+
+from hermes.login import sdk_config
+from tests.standin import StandIn
 from tests.standin.files import Volume
+from webapp.keep.archive import Archive
+from webapp.keep.worker import connect
+from webapp.tokens import bearer
 
 # An app without a page: its keeper, which saves often.
 DRIVER = """
@@ -33,6 +42,31 @@ print("open", flush=True)
 while True:
     signal.pause()
 """
+
+
+def reach(workspace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process's requests go to a workspace of the tests."""
+    for name, value in workspace.env.items():
+        if name.lower().endswith(("_proxy", "_bundle", "_cert_file")):
+            monkeypatch.setenv(name, value)
+
+
+@contextlib.contextmanager
+def files_api(workspace: StandIn) -> Iterator[FilesAPI]:
+    """The Files API, logged in as the app is."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in workspace.env.items():  # databricks-sdk reads the process's own
+            monkeypatch.setenv(name, value)
+        login = sdk_config(workspace.env, Path("/nowhere"), timeout=20)
+        yield connect(login.host, bearer(login))
+
+
+def save_home(workspace: StandIn, volume: Volume, home: Path) -> None:
+    """Save a home directory as an app does that ran on it."""
+    with files_api(workspace) as files:
+        archive = Archive(home, volume.path)
+        archive.restore(files)
+        archive.save(files)
 
 
 def savers(home: Path) -> list[int]:

@@ -33,7 +33,7 @@ from tests.served import until
 from tests.standin import StandIn
 from tests.standin.files import Volume
 from tests.webapp.nursery import Nursery, hurry
-from tests.webapp.saving import savers
+from tests.webapp.saving import reach, savers
 from webapp.keep import archive, content, format, lines, packs
 from webapp.keep import selection as kept
 from webapp.keep import worker as saver
@@ -99,9 +99,7 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     volume = Volume(PATH)
     with StandIn(rooms=volume.rooms()) as workspace:
-        for name, value in workspace.env.items():
-            if name.lower().endswith(("_proxy", "_bundle", "_cert_file")):
-                monkeypatch.setenv(name, value)
+        reach(workspace, monkeypatch)
         hurry(monkeypatch.setattr)
         here = Place(workspace, volume, tmp_path)
         yield here

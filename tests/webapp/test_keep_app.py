@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +23,14 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 import trustme
 from playwright.sync_api import Page, expect
 
-from tests.real import hermes_env
+from tests.conftest import ROOT
+from tests.real import run_hermes
 from tests.served import OWNER, Served, until
 from tests.standin import Answer, Call, StandIn
 from tests.standin.files import Volume
 from tests.webapp.browsing import Open, line, prompt, sees
-from tests.webapp.saving import everything, savers
+from tests.webapp.saving import everything, files_api, save_home, savers
+from webapp.keep.archive import Archive
 from webapp.keep.keeper import DISK
 
 PATH = "/Volumes/main/hermes/state"
@@ -145,12 +148,13 @@ def test_that_a_restart_empties_the_disk_is_said_once_until_it_is_read(
 
 
 def test_a_conversation_goes_on_after_a_restart(
-    workspace: StandIn,
-    volume: Volume,
-    hermes_home: Path,
-    window: Open,
-    tmp_path: Path,
+    workspace: StandIn, volume: Volume, hermes_home: Path, window: Open
 ) -> None:
+    def chat(home: Path, *words: str) -> str:
+        done = run_hermes(workspace, home, "chat", "-Q", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     asked: list[dict[str, Any]] = []
     answer = workspace.answer
 
@@ -159,61 +163,37 @@ def test_a_conversation_goes_on_after_a_restart(
         return answer(call)
 
     workspace.answer = listen  # type: ignore[method-assign]
-    settings = {"HERMES_VOLUME": PATH}
-    with Served(workspace.env, hermes_home, **settings) as served:
-        page = window(served.url)
-        prompt(page)
-        subprocess.run(
-            [
-                served.home / ".local" / "bin" / "hermes",
-                "chat",
-                "-Q",
-                "-q",
-                f"my word is xylophone {workspace.token}",
-            ],
-            env=hermes_env(workspace, served.home),
-            cwd=served.home / "projects",
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
-        config = (served.home / ".hermes" / "config.yaml").read_text()
-        (served.home / ".hermes" / "config.yaml").write_text(
-            config + "# mine\ndisplay:\n  theme: mono\n"
-        )
-        (served.home / ".hermes" / "memories" / "MEMORY.md").write_text("remember")
+    subprocess.run(
+        [sys.executable, "setup_hermes.py"],
+        cwd=ROOT,
+        env=workspace.env | {"HOME": str(hermes_home), "ENABLE_HERMES": "true"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    config = hermes_home / ".hermes" / "config.yaml"
+    keys = {line.split()[1] for line in config.read_text().splitlines() if "api_key: " in line}
+    chat(hermes_home, "-q", f"my word is xylophone {min(keys)}")
+    config.write_text(config.read_text() + "# mine\ndisplay:\n  theme: mono\n")
+    (hermes_home / ".hermes" / "memories" / "MEMORY.md").write_text("remember")
+    save_home(workspace, volume, hermes_home)
     asked.clear()
-    with Served(workspace.env, hermes_home, **settings) as served:
+    with Served(workspace.env, hermes_home, HERMES_VOLUME=PATH) as served:
         page = window(served.url)
         prompt(page)
         assert (served.home / ".hermes" / "memories" / "MEMORY.md").read_text() == "remember"
-        config = (served.home / ".hermes" / "config.yaml").read_text()
-        assert "# mine\ndisplay:\n  theme: mono\n" in config
-        assert "api_key: ''" not in config
+        config = served.home / ".hermes" / "config.yaml"
+        assert "# mine\ndisplay:\n  theme: mono\n" in config.read_text()
+        assert "api_key: ''" not in config.read_text()
         assert not list((served.home / ".hermes").glob("*.bak"))
-        done = subprocess.run(
-            [
-                served.home / ".local" / "bin" / "hermes",
-                "chat",
-                "-Q",
-                "--continue",
-                "-q",
-                "which word?",
-            ],
-            env=hermes_env(workspace, served.home),
-            cwd=served.home / "projects",
-            check=True,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        assert "which word?" in done.stdout
+        assert "which word?" in chat(served.home, "--continue", "-q", "which word?")
     turns = [
         json.dumps(body.get("messages")) for body in asked if "which word?" in json.dumps(body)
     ]
     # A token that is printed is part of the conversation, which is whole; in the config it was emptied.
-    assert any(f"my word is xylophone {workspace.token}" in turn for turn in turns)
+    assert any(f"my word is xylophone {min(keys)}" in turn for turn in turns)
     assert b"# mine\ndisplay:\n  theme: mono\n" in (sent := everything(volume))
-    assert f"api_key: {workspace.token}".encode() not in sent
+    assert keys
+    assert not any(f"api_key: {key}".encode() in sent for key in keys)
 
 
 def press(page: Page, name: str) -> None:
@@ -232,14 +212,12 @@ def in_projects(served: Served) -> dict[str, str]:
 
 @pytest.mark.fault("volume")
 def test_a_volume_that_fails_at_the_start_loses_nothing(
-    workspace: StandIn, volume: Volume, window: Open
+    workspace: StandIn, volume: Volume, window: Open, tmp_path: Path
 ) -> None:
     """No terminal opens on top of what is not known; a start without it is a line of its own."""
-    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-        page = window(served.url)
-        sees(page, "projects")
-        page.keyboard.type("echo old > mine.txt; touch done\n")
-        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
+    (tmp_path / "projects").mkdir()
+    (tmp_path / "projects" / "mine.txt").write_text("old\n")
+    save_home(workspace, volume, tmp_path)
     before = dict(volume.files)
     volume.forbidden = True
     with Served(workspace.env, HERMES_VOLUME=PATH) as served:
@@ -254,28 +232,22 @@ def test_a_volume_that_fails_at_the_start_loses_nothing(
         volume.forbidden = False
     assert before.items() <= volume.files.items()
     assert any("/line-" in name for name in volume.files)
-    for choice, expected in (
-        ("a run that was started without it", "new"),
-        ("the first line", "old"),
-    ):
-        volume.files.pop(f"{PATH}/choice.json", None)
-        with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-            page = window(served.url)
-            sees(page, "There are several saved states.")
-            press(page, choice)
-            sees(page, "This is a shell")
-            assert in_projects(served) == {"mine.txt": f"{expected}\n", "done": ""}
+    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
+        page = window(served.url)
+        sees(page, "There are several saved states.")
+        expect(page.get_by_role("button", name="the first line")).to_be_visible()
+        press(page, "a run that was started without it")
+        sees(page, "This is a shell")
+        assert in_projects(served) == {"mine.txt": "new\n", "done": ""}
 
 
 @pytest.mark.fault("volume")
 def test_a_disk_that_is_full_at_the_start_loses_nothing(
-    workspace: StandIn, volume: Volume, window: Open
+    workspace: StandIn, volume: Volume, window: Open, tmp_path: Path
 ) -> None:
-    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-        page = window(served.url)
-        sees(page, "projects")
-        page.keyboard.type("head -c 9000000 /dev/zero > big; touch done\n")
-        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
+    (tmp_path / "projects").mkdir()
+    (tmp_path / "projects" / "big").write_bytes(bytes(9_000_000))
+    save_home(workspace, volume, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, hard))  # the one file finds no room
     try:
@@ -295,11 +267,12 @@ def test_a_disk_that_is_full_at_the_start_loses_nothing(
         expect(panel).to_be_hidden()
         page.keyboard.type("touch more\n")
         until((served.home / "projects" / "more").exists, lambda: "the shell does not write")
-    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-        page = window(served.url)
-        sees(page, "This is a shell")
-        assert (served.home / "projects" / "big").stat().st_size == 9_000_000
-        assert (served.home / "projects" / "more").exists()
+    back = tmp_path / "back"
+    back.mkdir()
+    with files_api(workspace) as files:
+        Archive(back, PATH).restore(files)
+    assert (back / "projects" / "big").stat().st_size == 9_000_000
+    assert (back / "projects" / "more").exists()
 
 
 @pytest.mark.slow
