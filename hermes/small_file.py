@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -22,20 +23,29 @@ def is_small_file(path: Path) -> bool:
 
 
 def read_small_file(path: Path) -> bytes:
-    """Read a regular file, or what a link to one leads to; never waits for a writer.
+    """Read a regular file, or what a link to one leads to.
 
     Raises:
         OSError: where it cannot be read, is no regular file, or has more than `MOST` bytes.
     """
-    # Without O_NONBLOCK, opening a FIFO waits until somebody writes to it.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        data = file.read(MOST + 1)
+    data = read_regular(path, MOST + 1, follow=True)
     if len(data) > MOST:
-        raise OSError(f"{path} has more than {MOST} bytes")
+        raise OSError(errno.EFBIG, f"more than {MOST} bytes", str(path))
     return data
+
+
+def read_regular(path: Path, size: int, follow: bool) -> bytes:
+    """Read the first bytes of a regular file.
+
+    Raises:
+        OSError: where it cannot be read, or is something else, such as a link that is not followed.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits until somebody writes to it.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(size)
 
 
 def most_pairs(data: bytes) -> int:

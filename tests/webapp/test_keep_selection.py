@@ -18,13 +18,14 @@ import yaml
 
 from tests.conftest import ROOT
 from webapp.keep import selection
-from webapp.keep.content import LeftOutError, copy_database, read_regular
+from webapp.keep.content import LeftOutError, copy_database, read_whole
 from webapp.keep.ignore import Ignore
 from webapp.keep.redact import empty_our_keys
 from webapp.keep.selection import (
     CACHE,
     CACHE_TAG,
     CREDENTIAL,
+    HERMES_ITSELF,
     IGNORED,
     MADE_AGAIN,
     NOT_KEPT,
@@ -158,6 +159,17 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
+def test_what_hermes_folder_is_a_link_to_is_saved_once_and_without_its_credentials(
+    tmp_path: Path,
+) -> None:
+    for name in ("mine", "dot/hermes/SOUL.md", "dot/hermes/auth.json", "dot/mine"):
+        write(tmp_path, f"projects/{name}")
+    (tmp_path / ".hermes").symlink_to("projects/dot/hermes")
+    saved, left_out = walked(tmp_path)
+    assert saved == [".hermes/SOUL.md", "projects/dot/mine", "projects/mine"]
+    assert left_out == {".hermes/auth.json": CREDENTIAL, "projects/dot/hermes": HERMES_ITSELF}
+
+
 # --- What hangs or fills the memory ------------------------------------------
 
 
@@ -200,9 +212,12 @@ def test_a_file_is_read_within_a_bound_and_only_a_regular_one(tmp_path: Path) ->
     (tmp_path / "a").write_bytes(bytes(2049))
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(LeftOutError, match="over 2 kB"):
-        read_regular(tmp_path / "a", 2048)
-    with pytest.raises(LeftOutError, match="not a regular file"):
-        read_regular(tmp_path / "fifo", 10)
+        read_whole(tmp_path / "a", 2048)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_whole(tmp_path / "fifo", 10)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(OSError, match="symbolic links"):
+        read_whole(tmp_path / "link", 3000)
     with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database:
         database.execute("CREATE TABLE t (a)")
     os.mkfifo(tmp_path / "x.db-wal")

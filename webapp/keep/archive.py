@@ -32,7 +32,7 @@ from typing import BinaryIO, NamedTuple, cast
 from databricks.sdk.errors import NotFound
 from databricks.sdk.service.files import FilesAPI
 
-from webapp.keep.content import LeftOutError, copy_database, is_sqlite, read_regular
+from webapp.keep.content import LeftOutError, copy_database, is_sqlite, read_whole
 from webapp.keep.format import (
     BLOCK,
     MOST_IN_A_MANIFEST,
@@ -347,7 +347,7 @@ class Archive:
         if is_sqlite(full):
             return copy_database(full, scratch / "database", MOST_IN_A_FILE)
         for _ in range(3):  # it may be written at this moment
-            data = read_regular(full, MOST_IN_A_FILE)
+            data = read_whole(full, MOST_IN_A_FILE)
             if not (now := changed(self.home, entry)):
                 break
             entry = now

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+from hermes.small_file import read_regular
+
 LOCKED = 5.0  # seconds that a locked database is waited for
 
 
@@ -18,23 +20,14 @@ class LeftOutError(Exception):
     """Why a file is not saved, in a few words."""
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """Read a regular file; anything else, such as a FIFO, is not waited for.
-
-    Arguments:
-        path: not followed where it is a link.
-        most: bytes.
+def read_whole(path: Path, most: int) -> bytes:
+    """Read a regular file of at most so many bytes; a link is none.
 
     Raises:
-        LeftOutError: where it is something else, or larger.
-        OSError: where it cannot be read.
+        LeftOutError: where it is larger.
+        OSError: where it cannot be read, or is something else.
     """
-    with open(
-        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
-    ) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise LeftOutError("not a regular file")
-        data = file.read(most + 1)
+    data = read_regular(path, most + 1, follow=False)
     if len(data) > most:
         raise LeftOutError(
             f"over {most // 2**20} MB" if most >= 2**20 else f"over {most // 2**10} kB"
@@ -44,10 +37,8 @@ def read_regular(path: Path, most: int) -> bytes:
 
 def head(path: Path, size: int) -> bytes:
     """The first bytes of a regular file; b"" where it is none or cannot be read."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(OSError), open(os.open(path, flags), "rb") as file:
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file.read(size)
+    with suppress(OSError):
+        return read_regular(path, size, follow=False)
     return b""
 
 
@@ -88,10 +79,10 @@ def copy_database(full: Path, copy: Path, most: int) -> bytes:
     copy.unlink(missing_ok=True)
     try:
         _back_up(f"{full.as_uri()}?mode=ro", copy)
-        return read_regular(copy, most)
+        return read_whole(copy, most)
     except sqlite3.Error as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            return read_regular(full, most)
+            return read_whole(full, most)
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:  # a journal to roll back
             return _rolled_back(full, copy, most)
         raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
@@ -119,11 +110,11 @@ def _rolled_back(full: Path, copy: Path, most: int) -> bytes:
     own = copy.with_name(f"{copy.name}-own")
     journal = Path(f"{own}-journal")
     try:
-        own.write_bytes(read_regular(full, most))
-        journal.write_bytes(read_regular(Path(f"{full}-journal"), most))
+        own.write_bytes(read_whole(full, most))
+        journal.write_bytes(read_whole(Path(f"{full}-journal"), most))
         copy.unlink(missing_ok=True)
         _back_up(own.as_uri(), copy)  # SQLite rolls back what the journal holds
-        return read_regular(copy, most)
+        return read_whole(copy, most)
     except sqlite3.Error as error:
         raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
     finally:

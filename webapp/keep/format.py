@@ -185,14 +185,9 @@ def write_index(state: State) -> bytes:
     numbers = {block: number for number, block in enumerate(used)}
     packs = list(dict.fromkeys(state.blocks[block].pack for block in used))
     order = {pack: number for number, pack in enumerate(packs)}
-
-    def listed(tree: Tree) -> dict[str, Any]:
-        files = [[*file[:-1], [numbers[block] for block in file.blocks]] for file in tree.files]
-        return {"folders": tree.folders, "files": files, "links": tree.links}
-
     places = [(block, state.blocks[block]) for block in used]
-    index = listed(state.tree) | {
-        "carried": listed(state.carried),
+    index = _listed(state.tree, numbers) | {
+        "carried": _listed(state.carried, numbers),
         "blocks": [[block, order[at.pack], at.offset, at.length] for block, at in places],
         "packs": [[pack, state.packs[pack]] for pack in packs],
     }
@@ -200,6 +195,12 @@ def write_index(state: State) -> bytes:
     if len(data) > MOST_IN_AN_INDEX:
         raise ValueError(f"too many files: their list is over {MOST_IN_AN_INDEX // 2**20} MB")
     return zlib.compress(data)
+
+
+def _listed(tree: Tree, numbers: dict[str, int]) -> dict[str, Any]:
+    """A tree as an index has it: a block is named by its number."""
+    files = [[*file[:-1], [numbers[block] for block in file.blocks]] for file in tree.files]
+    return {"folders": tree.folders, "files": files, "links": tree.links}
 
 
 def read_index(data: bytes) -> State:

@@ -241,16 +241,17 @@ class Keeper:
     def _live(self) -> None:
         failures = 0
         while (do := self._next()) is not Do.END:
-            last = self._stopping
-            answer = {} if do is Do.WAIT else self._try(do)
-            if answer:
-                self._learn(do, answer)
-                failures = failures + 1 if self.status.problem else 0
-                if last and (do is Do.SAVE or failures):
-                    break
             if do is Do.WAIT:
                 self._sleep(None)
-            elif answer and (failures or do is not Do.LOOK):
+                continue
+            last = self._stopping
+            if not (answer := self._try(do)):
+                continue
+            self._learn(do, answer)
+            failures = failures + 1 if self.status.problem else 0
+            if last and (do is Do.SAVE or failures):
+                break
+            if failures or do is not Do.LOOK:
                 self._sleep(pause_after(failures, self._every, self.status.phase))
         if self._child:
             self._child.end()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from webapp.keep.content import LeftOutError, head, is_sqlite, last_change, read_regular, side_files
+from webapp.keep.content import LeftOutError, head, is_sqlite, last_change, read_whole, side_files
 from webapp.keep.ignore import Ignore
 
 MOST_IN_A_FILE, MOST_IN_ALL = 200 * 2**20, 2**30  # bytes
@@ -58,6 +58,7 @@ IGNORED = "named in .keepignore"
 NOT_KEPT = "not kept of ~/.hermes"
 PARTS = "the virtual environment's own parts: can be made again"
 CACHE = "a cache (CACHEDIR.TAG)"
+HERMES_ITSELF = "~/.hermes is a link to it, and is saved itself"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class _Walker:
         self._rules = Rules(_patterns(home, leave_out))
         self._own = Ignore(ENVIRONMENT.split())
         self._environments: list[str] = []  # virtual ones, by path
+        self._hermes: os.stat_result | None = None  # what ~/.hermes is, or leads to
         self._size = 0  # of all files so far
 
     def look(self, path: str) -> tuple[Entry | None, list[str]]:
@@ -178,8 +180,10 @@ class _Walker:
         folder = stat.S_ISDIR(info.st_mode)
         if not folder and _is_log(full):
             return None, []
+        if path == ".hermes":
+            self._hermes = info
         names = os.listdir(full) if folder else []
-        if skipped := self._skipped(path, folder, names):
+        if skipped := self._skipped(path, info, names):
             self.leave_out(skipped)
             return None, []
         if not folder:
@@ -190,8 +194,11 @@ class _Walker:
         ordered = sorted(names, key=lambda name: (name == "objects", name), reverse=True)
         return Entry(path, info.st_mode, 0, info.st_mtime_ns), [f"{path}/{n}" for n in ordered]
 
-    def _skipped(self, path: str, folder: bool, names: list[str]) -> LeftOut | None:
+    def _skipped(self, path: str, info: os.stat_result, names: list[str]) -> LeftOut | None:
         """What is left out by rule, if it is."""
+        folder = stat.S_ISDIR(info.st_mode)
+        if path not in ROOTS and self._hermes and os.path.samestat(info, self._hermes):
+            return LeftOut(path, HERMES_ITSELF, by_rule=True)
         if why := self._rules.why_not(path, folder):
             return LeftOut(path, why, by_rule=True)
         for root in self._environments:
@@ -250,7 +257,7 @@ def changed(home: Path, entry: Entry) -> Entry | None:
 def _patterns(home: Path, leave_out: Callable[[LeftOut], None]) -> list[str]:
     """The lines of `~/projects/.keepignore`."""
     try:
-        data = read_regular(home / "projects" / ".keepignore", MOST_PATTERNS)
+        data = read_whole(home / "projects" / ".keepignore", MOST_PATTERNS)
     except FileNotFoundError:
         return []
     except (OSError, LeftOutError) as error:
