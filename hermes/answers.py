@@ -1,7 +1,7 @@
 """What an answer to a chat completion says about the model, and what can be done about a refusal.
 
 A new refusal is one more member of `Outcome`, with its row in `READINGS`, and one more row of
-`RULES`.
+`SIGNS`.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ READINGS = {
 
 
 @dataclass(frozen=True)
-class Rule:
+class Sign:
     """Which answers have an outcome: those with one of these statuses, and these words in their
     code or message.
     """
@@ -161,21 +161,21 @@ class Rule:
 
 
 # The first that matches holds.
-RULES = (
-    Rule(Outcome.BUSY, [429]),
-    Rule(Outcome.FEATURE_DISABLED, words=r"^FEATURE_DISABLED\n"),
+SIGNS = (
+    Sign(Outcome.BUSY, [429]),
+    Sign(Outcome.FEATURE_DISABLED, words=r"^FEATURE_DISABLED\n"),
     # databricks-agent-skills; litellm PR 40492, omnigent
-    Rule(Outcome.RETIRED_NAME, [403, 501], "Please use Unity Gateway|Use Unity Catalog model serv"),
-    Rule(Outcome.NO_SCOPE, [403], "required scopes"),  # ucode
-    Rule(Outcome.NOT_ENTITLED, [403], r"rate limit of 0\b"),  # Free Edition
-    Rule(Outcome.OTHER_WORKSPACE, [400, 401, 403], r"\bInvalid Token\b"),  # ucode issue 84
-    Rule(Outcome.TOKEN, [401]),
-    Rule(Outcome.TOKEN, [403], r"(?i)\binvalid access token\b"),
-    Rule(Outcome.NOT_PERMITTED, [403]),
-    Rule(Outcome.NOT_SERVED, [404]),
-    Rule(Outcome.UNFIT, [400], "stream_options"),  # opencode 31156, continue 12936, lingua PR 133
-    Rule(Outcome.SEVERAL_WORKSPACES, range(300, 400)),
-    Rule(Outcome.SEVERAL_WORKSPACES, [200], r"(?i)\n\s*(<!doctype html|<html)"),
+    Sign(Outcome.RETIRED_NAME, [403, 501], "Please use Unity Gateway|Use Unity Catalog model serv"),
+    Sign(Outcome.NO_SCOPE, [403], "required scopes"),  # ucode
+    Sign(Outcome.NOT_ENTITLED, [403], r"rate limit of 0\b"),  # Free Edition
+    Sign(Outcome.OTHER_WORKSPACE, [400, 401, 403], r"\bInvalid Token\b"),  # ucode issue 84
+    Sign(Outcome.TOKEN, [401]),
+    Sign(Outcome.TOKEN, [403], r"(?i)\binvalid access token\b"),
+    Sign(Outcome.NOT_PERMITTED, [403]),
+    Sign(Outcome.NOT_SERVED, [404]),
+    Sign(Outcome.UNFIT, [400], "stream_options"),  # opencode 31156, continue 12936, lingua PR 133
+    Sign(Outcome.SEVERAL_WORKSPACES, range(300, 400)),
+    Sign(Outcome.SEVERAL_WORKSPACES, [200], r"(?i)\n\s*(<!doctype html|<html)"),
 )
 
 
@@ -246,7 +246,7 @@ def read_answer(place: Place, status: int, body: bytes, token: str) -> Answer:
         return Answer(place, status, Outcome.SERVES)
     message = message_of(body)
     text = f"{as_json(body).get('error_code', '')}\n{message}"
-    outcome = next((r.outcome for r in RULES if r.matches(status, text)), Outcome.UNCLEAR)
+    outcome = next((r.outcome for r in SIGNS if r.matches(status, text)), Outcome.UNCLEAR)
     hidden = message.replace(token, "***") if token else message
     printable = "".join(c if c.isprintable() else " " for c in hidden)
     return Answer(place, status, outcome, " ".join(printable.split())[:KEPT] or "no message")

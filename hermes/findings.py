@@ -66,7 +66,7 @@ class Finding:
     @property
     def refused(self) -> bool:
         """Whether the workspace refuses it."""
-        return self.result in _REFUSED[self.believed]
+        return self.result is (Result.AS_BELIEVED if self.believed else Result.STRICTER)
 
     @property
     def text(self) -> str:
@@ -77,9 +77,6 @@ class Finding:
         if self.result is Result.STRICTER and self.name in RULES:
             return f"{self.what}; it holds for this model too: {words}"
         return f"{self.what}: {words or 'taken'}"
-
-
-_REFUSED = {True: (Result.AS_BELIEVED,), False: (Result.STRICTER,)}
 
 
 def read_chat(rule: Rule, place: Place, reply: Reply, token: str) -> Said:

@@ -94,27 +94,32 @@ def find_credentials(env: Mapping[str, str], given: HermesSettings) -> Credentia
     Raises:
         SettingError: where the profiles cannot be used.
     """
-    nothing_new = Credentials(given.host, given.token)
-    if given.token and given.host:
-        return nothing_new
+    complete = given.token and given.host
+    found = None if complete else _log_in(env, given.home)
+    if found is None:
+        return Credentials(given.host, given.token)
+    origin = ""
+    if not given.host:
+        origin = f"{found.host} is from {found.origin}"
+    return Credentials(given.host or found.host, given.token or found.token, origin)
+
+
+def _log_in(env: Mapping[str, str], home: Path) -> Credentials | None:
+    """What databricks-sdk finds; None where that is nothing, and a line on stderr says why."""
     try:
-        config = sdk_config(env, given.home, timeout=5)
-        kind, _, fresh = config.authenticate().get("Authorization", "").partition(" ")
-        found = clean_url("host in ~/.databrickscfg", config.host or "")
+        config = sdk_config(env, home, timeout=5)
+        kind, _, token = config.authenticate().get("Authorization", "").partition(" ")
+        host = clean_url("host in ~/.databrickscfg", config.host or "")
     except ImportError:
-        return nothing_new
+        return None
     except SettingError:
         raise
     except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
         if reason := _why_no_token(error):
             print(f"databricks-sdk found no token: {reason}", file=sys.stderr)
-        return nothing_new
-    origin = ""
-    if not given.host:
-        file, _ = _profiles(env, given.home)
-        origin = f"{found} is from profile {config.profile or 'DEFAULT'} in {file}"
-    token = given.token or (fresh if kind == "Bearer" else "")
-    return Credentials(given.host or found, token, origin)
+        return None
+    origin = f"profile {config.profile or 'DEFAULT'} in {_profiles_file(env, home)}"
+    return Credentials(host, token if kind == "Bearer" else "", origin)
 
 
 def _why_no_token(error: Exception) -> str:
@@ -149,23 +154,24 @@ def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
     profile = _find_profile(env, home, host)
-    # The SDK would take a blank token of the environment for one.
-    blank = "DATABRICKS_TOKEN" in env and not env["DATABRICKS_TOKEN"].strip()
+    token = None
+    if "DATABRICKS_TOKEN" in env and not env["DATABRICKS_TOKEN"].strip():
+        # The SDK would take a blank token of the environment for one.
+        profiles = _read_profiles(_profiles_file(env, home))
+        found = profiles.get(profile or ("" if host else "DEFAULT"))
+        token = found.token if found else ""
     try:
         return SdkConfig(
             host=host or None,
             profile=profile,
-            token=_profile_token(env, home, profile or ("" if host else "DEFAULT"))
-            if blank
-            else None,
+            token=token,
             # With a token bound to the app as well, the SDK would not choose by itself.
             auth_type="oauth-m2m" if env.get("DATABRICKS_CLIENT_SECRET") else None,
             http_timeout_seconds=timeout,
             retry_timeout_seconds=timeout,
         )
     except configparser.Error:  # whose text holds the line, and a token may be in it
-        file, _ = _profiles(env, home)
-        raise SettingError(_unreadable(file)) from None
+        raise SettingError(_unreadable(_profiles_file(env, home))) from None
 
 
 def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
@@ -175,19 +181,21 @@ def _find_profile(env: Mapping[str, str], home: Path, host: str) -> str | None:
     named = env.get("DATABRICKS_CONFIG_PROFILE") or None
     if env.get("DATABRICKS_CLIENT_SECRET"):
         return named
-    file, profiles = _profiles(env, home)
-    hosts = {name: profile.host for name, profile in profiles.items()}
+    file = _profiles_file(env, home)
+    hosts = {name: profile.host for name, profile in _read_profiles(file).items()}
     if named:
         _check_profile(named, host, file, hosts)
         return named
-    if not host and file.is_fifo():  # databricks-sdk would wait for its writer
+    if host:
+        return next((name for name, url in hosts.items() if url == host), None)
+    if file.is_fifo():  # databricks-sdk would wait for its writer
         raise SettingError(_unreadable(file))
-    if not host and hosts and not hosts.get("DEFAULT"):
+    if hosts and not hosts.get("DEFAULT"):
         raise SettingError(
             "DATABRICKS_CONFIG_PROFILE: it is not set; expected a profile of"
             f" {file} ({', '.join(hosts)}), or DATABRICKS_HOST"
         )
-    return next((name for name, url in hosts.items() if url and url == host), None)
+    return None
 
 
 def _check_profile(named: str, host: str, file: Path, hosts: Mapping[str, str]) -> None:
@@ -215,20 +223,18 @@ class _Profile(NamedTuple):
     token: str
 
 
-def _profile_token(env: Mapping[str, str], home: Path, profile: str) -> str:
-    """The token of a profile; "" where there is none."""
-    found = _profiles(env, home)[1].get(profile)
-    return found.token if found else ""
-
-
 def _unreadable(file: Path) -> str:
     expected = "[profile] sections with host and token"
     return f"DATABRICKS_CONFIG_FILE: {file} cannot be read; expected {expected}"
 
 
-def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, _Profile]]:
-    """The file of the Databricks CLI's profiles, and what they hold by name."""
-    path = Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
+def _profiles_file(env: Mapping[str, str], home: Path) -> Path:
+    """The file of the Databricks CLI's profiles."""
+    return Path(env.get("DATABRICKS_CONFIG_FILE") or home / ".databrickscfg").expanduser()
+
+
+def _read_profiles(path: Path) -> dict[str, _Profile]:
+    """What profiles there are, by name; none where the file cannot be read."""
     file = configparser.ConfigParser(interpolation=None)
     with contextlib.suppress(OSError, ValueError, configparser.Error):
         file.read_string(read_small_file(path).decode())
@@ -239,4 +245,4 @@ def _profiles(env: Mapping[str, str], home: Path) -> tuple[Path, dict[str, _Prof
         except ValueError:
             host = ""
         found[name] = _Profile(host, file[name].get("token", ""))
-    return path, found
+    return found

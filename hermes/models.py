@@ -23,6 +23,7 @@ CLAUDES, OTHERS = ("opus", "sonnet", "haiku"), ("gpt", "gemini")  # tiers, best 
 # By the end of a route's base URL, the API type that a model must have there.
 # Source: databricks-sdk 0.156 catalog.ModelService.supported_api_types, unity-gateway 53
 TYPES = {"/mlflow/v1": "mlflow/v1/chat/completions", "/openai/v1": "openai/v1/chat/completions"}
+CHATS = frozenset(TYPES.values())
 MODEL_SERVICES = "/api/2.1/unity-catalog/model-services"
 PAGE_SIZES = (100, 25, 5)  # some workspaces take no larger page: unity-gateway 345
 PAGES = 40  # of the list of model services, at most
@@ -243,7 +244,7 @@ class Catalog:
             service: the full name; only those of Databricks' own are listed.
             unlisted_too: ask for it where it is not listed: then the answer says why.
         """
-        kind = next(t for end, t in TYPES.items() if base_url.endswith(end))
+        kind = _type_at(base_url)
         bare = bare_name(service)
         if types := self.services.types.get(service):
             return kind in types
@@ -266,7 +267,7 @@ class Catalog:
             old_names: whether it takes names of Databricks' own endpoints.
         """
         if services:
-            kind = next((t for end, t in TYPES.items() if base_url.endswith(end)), "")
+            kind = _type_at(base_url)
             listed = sorted(m for m, types in self.services.types.items() if kind in types)
         else:
             listed = [m for m in self.endpoints if old_names or not bare_name(m)]
@@ -274,8 +275,7 @@ class Catalog:
 
     def substitutes(self, wanted: str) -> list[str]:
         """Models that may stand in for one that does not answer, best first."""
-        chats = frozenset(TYPES.values())
-        services = [m for m, types in self.services.types.items() if types & chats]
+        services = [m for m, types in self.services.types.items() if types & CHATS]
         return ranked([*services, *filter(self._chats, self.endpoints)], wanted)
 
     def alike(self, wanted: str) -> tuple[str, ...]:
@@ -290,10 +290,9 @@ class Catalog:
         return tuple(names[name] for name in near)
 
     def _chats(self, endpoint: str) -> bool:
+        """Whether an endpoint has chat completions, as far as is told."""
         described = self.foundations.get(bare_name(endpoint))
-        return not (described and described.types) or bool(
-            described.types & frozenset(TYPES.values())
-        )
+        return not described or not described.types or bool(described.types & CHATS)
 
     def _body(self, path: str) -> bytes:
         try:
@@ -306,14 +305,15 @@ class Catalog:
 def _entries(of: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """The mappings in a list of a JSON object; what is none is passed over."""
     listed = of.get(key)
-    return (
-        [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    )
+    entries = listed if isinstance(listed, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _strings(value: object) -> frozenset[str]:
-    return (
-        frozenset(v for v in value if isinstance(v, str))
-        if isinstance(value, list)
-        else frozenset()
-    )
+    values = value if isinstance(value, list) else []
+    return frozenset(v for v in values if isinstance(v, str))
+
+
+def _type_at(base_url: str) -> str:
+    """The API type that a model must have on a route; "" where none is known."""
+    return next((kind for end, kind in TYPES.items() if base_url.endswith(end)), "")

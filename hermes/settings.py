@@ -28,14 +28,14 @@ class HermesSettings:
     home: Path
     host: str
     token: str = field(repr=False)
-    gateway: str
-    origin: str  # a line that says where the host is from, if it was not given
-    gateway_origin: str
     model: str
     fallback_model: str
     prove: bool
     package: str
     mcp_servers: dict[str, str]
+    gateway: str = ""
+    origin: str = ""  # a line that says where the host is from, if it was not given
+    gateway_origin: str = ""
     workspace_id: str = ""  # as it was given; a host may serve several workspaces
 
 
@@ -85,9 +85,6 @@ def read_settings(env: Mapping[str, str]) -> HermesSettings:
         home=home,
         host=host,
         token=token,
-        gateway="",
-        origin="",
-        gateway_origin="",
         model=_read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7"),
         fallback_model=_read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6"),
         prove=read_flag(env, "HERMES_PROVE"),

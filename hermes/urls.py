@@ -32,6 +32,7 @@ EXAMPLES = {"DATABRICKS_HOST": "https://adb-1234567890123456.7.azuredatabricks.n
 _HOST_NAME = re.compile(
     r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 )
+_BAD_PORT, _NO_HOST = "its port is no number from 1 to 65535", "it is no host name"
 _NAMESPACE = re.compile(
     r"(/openai(/v1)?|/mlflow(/v1)?|/anthropic(/v1)?|/gemini(/v1(beta)?)?)?(/chat/completions)?/*$"
 )
@@ -90,23 +91,27 @@ def _split(url: str) -> tuple[SplitResult, str, int | None]:
     # Checked before urlsplit, which drops tabs and newlines without a word.
     if not re.fullmatch(r"[!-\[\]-~]+", url):
         raise ValueError("it holds a space, a backslash, a control or a non-ASCII character")
-    port_is_wrong = "its port is no number from 1 to 65535"
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").removesuffix("."), parts.port
     except ValueError:
         has_port = re.search(r":[^]/]*(/|$)", url[8:])
-        raise ValueError(port_is_wrong if has_port else "it is no host name") from None
+        raise ValueError(_BAD_PORT if has_port else _NO_HOST) from None
+    if problem := _problem(parts, host, port):
+        raise ValueError(problem)
+    return parts, host, port
+
+
+def _problem(parts: SplitResult, host: str, port: int | None) -> str:
+    """What is wrong with the parts of a URL; "" for nothing."""
     local = host in ("localhost", "127.0.0.1", "::1")
     if parts.scheme != "https" and not (local and parts.scheme == "http"):
-        raise ValueError("only https:// keeps a token private")
+        return "only https:// keeps a token private"
     if "@" in parts.netloc:
-        raise ValueError("it holds user info")
+        return "it holds user info"
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError(port_is_wrong)
-    if not local and not _HOST_NAME.fullmatch(host):
-        raise ValueError("it is no host name")
-    return parts, host, port
+        return _BAD_PORT
+    return "" if local or _HOST_NAME.fullmatch(host) else _NO_HOST
 
 
 def clean_gateway(setting: str, value: str) -> str:

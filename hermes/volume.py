@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hermes.urls import brief_error
@@ -22,9 +22,7 @@ class Readers:
     """
 
     others: tuple[str, ...] = ()
-    whole: bool = (
-        False  # whether these are all: who does not manage a volume is not shown every grant
-    )
+    whole: bool = False  # all of them: who does not manage a volume is not shown every grant
     problem: str = ""  # why nobody could be asked
 
     @property
@@ -72,9 +70,7 @@ def find_readers(connect: Callable[[], Any], path: str, known: Collection[str] =
         for one in found
         if one.right in READ and one.principal.lower() not in meant
     ]
-    manages = owner == me or _Grant(me, "MANAGE", "") in [
-        replace(one, through="") for one in grants
-    ]
+    manages = owner == me or (me, "MANAGE") in [(one.principal, one.right) for one in grants]
     return Readers(tuple(dict.fromkeys(others)), manages)
 
 

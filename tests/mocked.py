@@ -92,8 +92,6 @@ def settings_for(home: Path, **more: Any) -> HermesSettings:
         host=HOST,
         token=TOKEN,
         gateway=AZURE_GATEWAY,
-        origin="",
-        gateway_origin="",
         model=OPUS_4_7,
         fallback_model=OPUS_4_6,
         prove=True,

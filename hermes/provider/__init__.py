@@ -78,20 +78,16 @@ def cap_field(model: str) -> str:
 def family(model: str) -> str:
     """Whose model a name stands for: "claude", "gpt", "gemini", or "open" for all others."""
     name = model.lower()
-    return (
-        "open"
-        if "gpt-oss" in name
-        else next((f for f in ("claude", "gpt", "gemini") if f in name), "open")
-    )
+    if "gpt-oss" in name:
+        return "open"
+    return next((f for f in ("claude", "gpt", "gemini") if f in name), "open")
 
 
 def is_databricks(base_url: str, learnt: Any = None) -> bool:
     """Tell whether a URL is a workspace's or an AI Gateway's, by its host."""
     found = re.match(r"https?://([\w.-]+?)\.?(:\d+)?([/?#]|$)", base_url, re.IGNORECASE)
-    host, hosts = (
-        found[1].lower() if found else "",
-        learnt.get("hosts") if isinstance(learnt, dict) else None,
-    )
+    host = found[1].lower() if found else ""
+    hosts = learnt.get("hosts") if isinstance(learnt, dict) else None
     own = isinstance(hosts, list) and host in hosts
     return host != "" and (own or host.endswith(tuple(f".{domain}" for domain in DOMAINS.split())))
 
