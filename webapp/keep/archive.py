@@ -56,12 +56,8 @@ from webapp.keep.selection import MOST_IN_A_FILE, Entry, LeftOut, changed, walk
 
 KEPT = 5  # states
 HOT = 50_000_000  # nanoseconds: a file changed that recently may change again and look the same
-PREFIXES = (
-    "state-",
-    "index-",
-    "pack-",
-    "instance-",
-)  # what may be deleted; all else in the folder is not ours
+# What may be deleted; all else in the folder is not ours.
+PREFIXES = ("state-", "index-", "pack-", "instance-")
 
 
 class SupersededError(Exception):
@@ -86,7 +82,6 @@ class Saved:
     saved: str  # when it began, ISO 8601 in UTC
     files: int = 0
     size: int = 0  # bytes of these files
-    sent: int = 0  # bytes
     left_out: list[LeftOut] = field(default_factory=list)
 
 
@@ -119,9 +114,8 @@ class Archive:
         self.id, self.number, self.count = instance or secrets.token_hex(4), 0, 0
         self._packs = Packs()
         self._seen: dict[str, _Seen] = {}
-        self._saved: list[
-            Entry
-        ] = []  # what the last state was made of; [] where all is to be looked at again
+        # What the last state was made of; [] where all is to be looked at again.
+        self._saved: list[Entry] = []
         self._last = Saved("")
         self._tree, self._carried = Tree(), Tree()  # of the last state
         self._written: dict[str, int] = {}  # the files of the last state, with sizes in bytes
@@ -141,23 +135,17 @@ class Archive:
             SupersededError: where this instance has tried before, and a newer one saves since.
             Exception: whatever the Files API raises; then no file was changed.
         """
-        self._register(files, again=False)
-        opened = Opened()
-        for name in _states(self._list(files)):
+
+        def put_back(name: str, state: State) -> dict[str, str]:
             with scratch_folder(self.home) as scratch:
-                try:
-                    manifest, state = self._read_state(files, name)
-                    self._fetch(files, state.packs, scratch)
-                except TornError:
-                    opened.older = True
-                    continue
+                self._fetch(files, state.packs, scratch)
                 placer = Placer(self.home, state, scratch)
                 placer.put()
-            self._carried, opened.missing = placer.carried, placer.missing
-            self._adopt(opened, name, manifest, state)
-            break
-        self._spare = opened.older and not opened.saved
-        return opened
+            self._carried = placer.carried
+            return placer.missing
+
+        self._register(files, again=False)
+        return self._open(files, put_back)
 
     def look(
         self, files: FilesAPI, restored: str = "", missing: Collection[str] | None = ()
@@ -176,22 +164,16 @@ class Archive:
         Raises:
             SupersededError: where a newer instance saves.
         """
-        self._register(files, again=True)
-        opened = Opened()
-        for name in _states(self._list(files)):
-            try:
-                manifest, state = self._read_state(files, name)
-            except TornError:
-                opened.older = True
-                continue
+
+        def take(name: str, state: State) -> dict[str, str]:
             self._carried = state.carried
             for entry in state.tree if name == restored else ():
                 if self._is_gone(entry) if missing is None else entry.path in missing:
                     self._carried.add(entry)
-            self._adopt(opened, name, manifest, state)
-            break
-        self._spare = opened.older and not opened.saved
-        return opened
+            return {}
+
+        self._register(files, again=True)
+        return self._open(files, take)
 
     def save(self, files: FilesAPI) -> Saved:
         """Save what has changed since the last time, or is gone from the volume.
@@ -216,7 +198,7 @@ class Archive:
         there = self._check(files)
         whole = self._written.items() <= there.items()
         if whole and entries == self._saved:
-            self._last.saved, self._last.sent = saved.saved, 0
+            self._last.saved = saved.saved
             return self._last
         self._packs.forget({n for n, size in self._packs.sizes.items() if there.get(n) != size})
         self._mark_stale(entries)
@@ -224,11 +206,10 @@ class Archive:
         again = self._read_changed(entries, started, writer, leave_out)
         tree = self._as_tree(entries)
         if tree != self._tree or not whole:
-            saved.sent += self._write_state(files, tree, saved.saved)
+            self._write_state(files, tree, saved.saved)
             self._tree = tree
             if not self._spare:
                 self._clean_up(files, there)
-        saved.sent += writer.sent
         saved.files, saved.size = len(tree.files), sum(file.size for file in tree.files)
         saved.left_out = sorted(left_out.values(), key=lambda one: one.by_rule)
         self._saved, self._last = [] if again else entries, saved
@@ -258,13 +239,30 @@ class Archive:
         self.count = max((1 + int(match[1]) for match in counts if match), default=0)
         self._upload(files, self._marker, b"-")
 
+    def _open(self, files: FilesAPI, take: Callable[[str, State], dict[str, str]]) -> Opened:
+        """Take the newest whole state.
+
+        Arguments:
+            files: the Files API.
+            take: is called with its name and what it says; gives what could not be put back.
+        """
+        opened = Opened()
+        for name in _states(self._list(files)):
+            try:
+                manifest, state = self._read_state(files, name)
+                opened.missing = take(name, state)
+            except TornError:
+                opened.older = True
+                continue
+            self._packs.learn(state)
+            opened.state, opened.saved, opened.files = name, manifest.saved, len(state.tree.files)
+            break
+        self._spare = opened.older and not opened.saved
+        return opened
+
     def _is_gone(self, entry: Folder | File | Link) -> bool:
         there = os.path.isfile if isinstance(entry, File) else os.path.lexists
         return not there(self.home / entry.path)
-
-    def _adopt(self, opened: Opened, name: str, manifest: Manifest, state: State) -> None:
-        self._packs.learn(state)
-        opened.state, opened.saved, opened.files = name, manifest.saved, len(state.tree.files)
 
     def _fetch(self, files: FilesAPI, packs: dict[str, int], folder: Path) -> None:
         """Download a state's packs."""
@@ -366,8 +364,8 @@ class Archive:
                 tree.files.append(File(entry.path, mode, entry.mtime, seen.size, seen.blocks))
         return tree
 
-    def _write_state(self, files: FilesAPI, tree: Tree, saved: str) -> int:
-        """Write a state and see that it is there; how many bytes that took."""
+    def _write_state(self, files: FilesAPI, tree: Tree, saved: str) -> None:
+        """Write a state and see that it is there."""
         self._carried.files = [f for f in self._carried.files if self._packs.has(f.blocks)]
         data = write_index(State(tree, self._carried, self._packs.blocks, self._packs.sizes))
         packs = read_index(data).packs  # what could not be read again would be worth nothing
@@ -384,7 +382,6 @@ class Archive:
             raise TornError("what was written is not what is there")
         self._needs[state] = {name, *packs}
         self._written = {**packs, name: len(data), state: len(manifest)}
-        return len(data) + len(manifest)
 
     def _clean_up(self, files: FilesAPI, there: Iterable[str]) -> None:
         """Delete what the last whole states do not need, of what was there before this one.

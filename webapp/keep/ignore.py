@@ -27,9 +27,8 @@ class Ignore:
             pattern = pattern.removesuffix("/")
             anchored = "/" in pattern
             pattern = pattern.removeprefix("/")
-            with suppress(
-                re.error
-            ):  # such as a range that runs backwards: git matches nothing with it either
+            # An error is such as a range that runs backwards: git matches nothing with it either.
+            with suppress(re.error):
                 regex = re.compile(("" if anchored else "(?:.*/)?") + _regex(pattern), re.DOTALL)
                 self.rules.append((regex, ignored, folders))
 

@@ -18,9 +18,7 @@ class Packs:
     def __init__(self) -> None:
         self.blocks: dict[str, Location] = {}
         self.sizes: dict[str, int] = {}
-        self.stale: set[str] = (
-            set()
-        )  # packs whose blocks are to be sent again, as far as they can be
+        self.stale = set[str]()  # packs whose blocks are to be sent again, as far as they can be
 
     def learn(self, state: State) -> None:
         """Take in what a whole state has."""
@@ -68,7 +66,7 @@ class PackWriter:
     """
 
     def __init__(self, packs: Packs, upload: Callable[[str, bytes], None]) -> None:
-        self.packs, self.sent = packs, 0
+        self.packs = packs
         self._upload = upload
         self._waiting: dict[str, bytes] = {}
         self._size = 0
@@ -98,5 +96,4 @@ class PackWriter:
             self.packs.blocks[block] = Location(name, offset, len(packed))
             offset += len(packed)
         self.packs.sizes[name] = len(data)
-        self.sent += len(data)
         self._waiting, self._size = {}, 0

@@ -8,6 +8,7 @@ import stat
 import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from webapp.keep.content import is_sqlite, last_change
 from webapp.keep.format import BLOCK, File, Folder, Link, State, Tree
@@ -105,15 +106,7 @@ class Placer:
         handle, name = tempfile.mkstemp(dir=self.packs)
         try:
             with open(handle, "wb") as target:
-                for block in file.blocks:
-                    data = self._block(block)
-                    if len(data) == BLOCK and not any(data):
-                        target.seek(BLOCK, os.SEEK_CUR)  # sparse, as it may have been
-                    else:
-                        target.write(data)
-                if target.tell() != file.size:
-                    raise ValueError("its blocks are not of its size")
-                target.truncate()
+                self._write(file, target)
             os.chmod(name, file.mode & 0o777)
             os.utime(name, ns=(file.mtime, file.mtime))
             for suffix in ("-wal", "-shm", "-journal") if is_sqlite(full) else ():
@@ -122,6 +115,17 @@ class Placer:
         except BaseException:
             os.unlink(name)  # it takes room that another file may need
             raise
+
+    def _write(self, file: File, target: BinaryIO) -> None:
+        for block in file.blocks:
+            data = self._block(block)
+            if len(data) == BLOCK and not any(data):
+                target.seek(BLOCK, os.SEEK_CUR)  # sparse, as it may have been
+            else:
+                target.write(data)
+        if target.tell() != file.size:
+            raise ValueError("its blocks are not of its size")
+        target.truncate()
 
     def _block(self, block: str) -> bytes:
         at = self.state.blocks[block]

@@ -49,7 +49,6 @@ ENVIRONMENT = """
 /pyvenv.cfg /CACHEDIR.TAG /lib64 /lib/python*/ /lib/site-packages/ /Lib/site-packages/
 /include/python*/ /include/site/ /share/man/ /share/jupyter/ /etc/jupyter/
 """
-PROGRAMS = ("bin/", "Scripts/")
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
 CREDENTIAL = "a credential by its name"
@@ -69,9 +68,8 @@ class Entry:
     mode: int  # as stat has it, type included
     size: int
     mtime: int  # nanoseconds
-    mark: tuple[
-        int, ...
-    ] = ()  # a file's, which changes when it does, or when a database's log does
+    # A file's, which changes when it does, or when a database's log does.
+    mark: tuple[int, ...] = ()
     touched: int = 0  # when that was, in nanoseconds
     target: str = ""  # a link's
 
