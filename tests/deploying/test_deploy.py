@@ -286,10 +286,18 @@ def test_a_dry_run_on_an_app_that_lacks_its_resources_only_reads(door: Door, app
     assert "would be given" in out
 
 
-@pytest.mark.parametrize("off", ["0", "false", "no"])
-def test_off_is_off(door: Door, apps: Apps, off: str) -> None:
-    assert door(DRY=off)[0] == 0
-    assert "hermes" in apps.apps
+@pytest.mark.parametrize(
+    ("given", "dry"),
+    [
+        ("--dry", True),
+        ("--dry=1", True),
+        ("--dry=0", False),
+        ("--dry=no", False),
+        ("--dry=", False),
+    ],
+)
+def test_off_is_off(given: str, dry: bool) -> None:
+    assert read_options(["deploy", given], "", []).dry is dry
 
 
 # --- Settings -------------------------------------------------------------------------------------
@@ -561,6 +569,15 @@ def test_a_volume_stays_until_it_is_taken_away(door: Door, apps: Apps) -> None:
     assert "as last time" not in door()[1]
 
 
+def test_what_cannot_be_taken_away_is_said(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    door(VOLUME="main.default.home")
+    apps.updated = ("FAILED", "try later")
+    code, out, _ = door(SET="HERMES_VOLUME= ENABLE_HERMES=false")
+    assert (code, "Resources: that refused (try later): who" in out) == (0, True)
+    assert "taken away" not in out
+
+
 def test_a_volume_that_an_earlier_version_was_given_stays_too(door: Door, apps: Apps) -> None:
     apps.volumes.add("main.default.home")
     apps.files[f"{FOLDER}/{deploying.files.MANIFEST}"] = json.dumps(
@@ -649,6 +666,22 @@ def test_what_is_not_refused_is_given(door: Door, apps: Apps) -> None:
     apps.knows_services = False
     code, out, _ = door(SET=f"HERMES_MODEL={AI_MODEL}", VOLUME="main.default.home")
     assert (code, "GRANT EXECUTE" in out) == (0, True)
+    assert [r["name"] for r in resources(apps)] == ["hermes-fallback-model", "hermes-volume"]
+
+
+def test_what_is_taken_one_by_one_is_given(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+
+    def fault(call: Call) -> Answer | None:
+        if not call.path.endswith("/update"):
+            return None
+        apps.fault = lambda call: None
+        return error(400, "BAD_REQUEST", "not all at once")
+
+    apps.fault = fault
+    code, out, _ = door(VOLUME="main.default.home")
+    given = f"{OPUS_4_6} (CAN_QUERY), main.default.home (WRITE_VOLUME) given\n"
+    assert (code, f"Resources: {given}" in out, "refused" in out) == (0, True, False)
     assert [r["name"] for r in resources(apps)] == ["hermes-fallback-model", "hermes-volume"]
 
 
