@@ -656,6 +656,27 @@ def test_an_interrupted_run_is_finished_or_taken_back(coda: Path) -> None:
         assert tree(coda) == expected
 
 
+@pytest.mark.fault("killed")
+def test_a_run_that_was_killed_at_its_first_file_can_be_taken_back(
+    coda: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, replace, done = tree(coda), Path.replace, list[Path]()
+
+    def killed(path: Path, target: Path) -> Path:
+        if done:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(coda)
+    assert run(coda, "--undo") == 0
+    assert {name: tree(coda)[name] for name in before} == before
+    assert not (coda / "hermes" / "coda.json").exists()
+
+
 @pytest.mark.fault("file")
 def test_all_files_or_none(tmp_path: Path) -> None:
     (tmp_path / "there.py").write_bytes(b"old")
@@ -699,6 +720,8 @@ def test_settings_are_added_and_taken_out(text: str) -> None:
     assert {*coda_checkout.SETTINGS} <= {*names}
     assert add_settings("app.yaml", changed, coda_checkout.SETTINGS) == (changed, ())
     assert take_out(changed, added) == (text, [])
+    twice = text + "".join(added) * 2  # which of them was ours is not known
+    assert take_out(twice, added)[0] == twice
 
 
 @pytest.mark.parametrize(

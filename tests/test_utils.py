@@ -229,7 +229,9 @@ def test_gateway_order(
     assert asked == ([expected] if probed == [...] else probed)
     explicit = env.get("DATABRICKS_GATEWAY_HOST", "")
     passed_over = bool(explicit) and "_GATEWAY_RESOLVED" not in env and expected != EXPLICIT
-    assert ("passed over" in capsys.readouterr().err) is passed_over
+    said = capsys.readouterr().err
+    assert ("passed over" in said) is passed_over
+    assert ("No AI Gateway is known" in said) is (env.get("DATABRICKS_WORKSPACE_ID") == "a b")
 
 
 @pytest.mark.parametrize(

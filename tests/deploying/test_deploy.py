@@ -459,6 +459,7 @@ def test_other_resources_and_fields_of_an_app_stay(door: Door, apps: Apps) -> No
     theirs = [
         {"name": "db", "sql_warehouse": {"id": "abc", "permission": "CAN_USE"}},
         endpoint("hermes-model", "old-model"),
+        endpoint("hermes-direct-model", OPUS_4_6),
     ]
     apps.make(
         "hermes",
@@ -842,6 +843,10 @@ def test_an_app_that_crashes_is_said_and_deployed_again(door: Door, apps: Apps) 
     assert err.startswith("hermes does not run (CRASHED: app.py exited with 2). Its logs: https://")
     apps.crashes = ""
     assert door()[0] == 0
+    apps.apps["hermes"]["app_status"] = {"state": "UNAVAILABLE", "message": "it is gone"}
+    before = len(apps.deployments["hermes"])
+    assert door()[0] == 0
+    assert len(apps.deployments["hermes"]) == before + 1
 
 
 def test_somebody_elses_deployment_is_waited_for(door: Door, apps: Apps) -> None:
@@ -924,12 +929,13 @@ def test_an_app_whose_creation_was_not_answered_is_ours(
     door: Door, apps: Apps, clock: None
 ) -> None:
     """The SDK asks again by itself, and is told that there is such an app."""
-    create = apps.rooms["/api/2.0/apps"]
+    create, apps.me = apps.rooms["/api/2.0/apps"], ME.upper()
 
     def fault(call: Call) -> Answer | None:
         if call.method == "POST":
             apps.fault = lambda _: None
             create(call)
+            apps.apps["hermes"]["creator"] = ME
             raise ConnectionError
         return None
 
@@ -958,6 +964,12 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
     (few_files / "utils.py").write_bytes(old)
     assert door()[0] == 0
     assert apps.files[f"{FOLDER}/utils.py"] == old
+
+
+def test_no_wait_is_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploying.console, "LONGEST", 0.0)
+    with pytest.raises(deploying.console.DeployError, match="Still STARTING after 0 minutes"):
+        deploying.console.wait("App", lambda: deploying.console.State("STARTING", ""), {"ACTIVE"})
 
 
 def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,17 @@ def test_nothing_proved_is_said_and_the_default_stays(
     assert TOKEN not in output.out + output.err
 
 
+@responses.activate
+def test_a_token_that_one_host_took_is_not_to_blame(
+    env: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve()
+    responses.replace("POST", f"{OPENAI}/chat/completions", status=401)
+    assert main(["--check"], env) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"{OPUS_4_7} is served on none of these routes" in last
+
+
 ODD = (400, {"message": "max_tokens is not supported"})
 
 

@@ -262,7 +262,7 @@ def test_a_small_tier_is_not_taken_for_a_busy_minute(
     with StandIn(tier=tier) as workspace:
         out = run(workspace, "--check").out
     row = f"({cap} output tokens at most)" if cap else "(busy now: rate limited)"
-    assert f"HTTP {200 if cap else 429}  serves the model {row}" in out
+    assert f"HTTP {200 if cap else 429}  serves the model {row}\n" in out
 
 
 def test_a_name_that_was_retired_is_asked_for_again_where_nothing_else_answers(

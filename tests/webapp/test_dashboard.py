@@ -135,6 +135,8 @@ async def talk(request):
             while not (home / "go").exists():
                 await asyncio.sleep(0.05)
             break
+        elif message.data == "cut":
+            request.transport.abort()
         elif message.data == "close":
             await socket.close(code=4410, message=b"done")
         elif message.type == WSMsgType.TEXT:
@@ -298,6 +300,7 @@ WEBSOCKET = {
         ("GET /hermes/", {"X-Forwarded-Host": "evil.example"}),
         ("GET /hermes/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}),
         ("GET /hermes/api/x", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}),
+        ("GET /hermes/api/x", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "document"}),
         ("POST /hermes/echo", {"Origin": "https://evil.example"}),
         ("POST /hermes/echo", {"Origin": "null"}),
         ("GET /hermes/talk", {**WEBSOCKET, "Origin": "https://evil.example"}),
@@ -484,6 +487,12 @@ def test_a_websocket_passes_both_kinds_of_message_and_the_code_it_ends_with(app:
             near.recv()
         assert ended.value.rcvd
         assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (4410, "")
+    with talk(app) as near:
+        near.send("cut")
+        with pytest.raises(ConnectionClosed) as ended:
+            near.recv()
+        assert ended.value.rcvd
+        assert ended.value.rcvd.code == 1012  # it may come back
     sent = {name.lower(): value for name, value in asked(app)[-1][2]}
     assert not sent.keys() & {"origin", "authorization", "forwarded", "x-forwarded-email"}
     assert sent["host"].startswith("127.0.0.2:")
@@ -711,7 +720,11 @@ def test_it_ends_when_nobody_is_there_and_starts_again(settings: AppSettings) ->
     asyncio.run(live())
 
 
-def test_it_is_started_anew_with_a_pause_that_grows(settings: AppSettings) -> None:
+def test_it_is_started_anew_with_a_pause_that_grows(
+    settings: AppSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LONGEST", 0.2)
+
     async def live() -> None:
         dashboard = DashboardProcess(settings)
         with dashboard.visit():
@@ -722,7 +735,7 @@ def test_it_is_started_anew_with_a_pause_that_grows(settings: AppSettings) -> No
                     await serving.client.get(serving.url("/die"))
                 await soon(lambda: not dashboard.active)
                 assert dashboard.note.startswith("It has ended: it is tired of it.")
-                assert dashboard.pause == 2 * pause
+                assert dashboard.pause == min(2 * pause, 0.2)
                 dashboard.start()
                 assert not dashboard.active  # the pause is not over
                 await asyncio.sleep(pause)

@@ -952,7 +952,9 @@ def test_a_write_without_an_answer_is_written_again(place: Place) -> None:
 
 
 @pytest.mark.fault("volume")
-def test_a_download_cut_in_the_middle_is_no_reason_to_go_back(place: Place) -> None:
+def test_a_download_cut_in_the_middle_is_no_reason_to_go_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = place.home()
     (home / "projects" / "a").write_bytes(os.urandom(100_000))
     place.save(place.instance(home))
@@ -962,7 +964,18 @@ def test_a_download_cut_in_the_middle_is_no_reason_to_go_back(place: Place) -> N
     with pytest.raises(requests.RequestException):
         other.restore(place.files())
     assert list((back / "projects").iterdir()) == []
+    whole, torn = archive.download, list[str]()
+
+    def cut_once(files: FilesAPI, path: str, most: int) -> bytes:
+        data = whole(files, path, most)
+        if "pack-" not in path or torn:
+            return data
+        torn.append(path)
+        return data[:-1]
+
+    monkeypatch.setattr(archive, "download", cut_once)
     assert not other.restore(place.files()).older
+    assert torn
     assert tree(back) == tree(home)
 
 
@@ -987,6 +1000,9 @@ def test_what_is_gone_from_the_volume_is_sent_again_though_nothing_changed(
     home = place.home()
     (home / "projects" / "a").write_text("a")
     place.save(here := place.instance(home))
+    for name in place.volume.names(gone or "pack-"):
+        place.volume.files[f"{PATH}/{name}"] = b"cut"
+    place.save(here)
     for name in place.volume.names(gone):
         del place.volume.files[f"{PATH}/{name}"]
     place.save(here)

@@ -182,14 +182,16 @@ def test_a_start_without_it_ends_what_brings_back_and_is_a_line_of_its_own(
 ) -> None:
     def meanwhile() -> dict[str, Any]:
         keeper.start_without()
-        assert not process.alive  # nothing comes back into this run
+        alive.append(process.alive)
         return OPENED | {"saved": "2026-01-02T03:04:05", "files": 7}
 
+    alive = list[bool]()
     keeper, process = scripted({"problem": "no route"}, meanwhile, OPENED, SAVED)
     keeper.start()
     (said,) = [line for line in terminal(keeper) if line.startswith("Started")]
     until(lambda: keeper.status.saved, lambda: "it does not save")
     assert keeper.status.beside
+    assert alive == [False]  # nothing comes back into this run
     assert keeper.status.folder.startswith(f"{PATH}/line-")
     assert keeper.status.folder in said
     look = process.asked[2]

@@ -273,6 +273,7 @@ def test_our_keys_are_emptied_in_a_config_and_nothing_else() -> None:
     emptied = empty_our_keys(CONFIG.encode()).decode()
     quoted = CONFIG.replace(f"'{TOKEN}'", "''").replace(f"  api_key: {TOKEN}", "  api_key: ''")
     assert emptied == quoted.replace(TOKEN, "")
+    assert empty_our_keys(emptied.encode()).decode() == emptied  # as it was brought back
     assert yaml.safe_load(emptied)["custom_providers"][0]["key_cmd"] == "python -m a.command"
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("nicegui", reason="the app needs nicegui, which is not insta
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 
 
+from hermes.urls import in_time
 from tests.served import PATIENCE
 from webapp import sessions
 from webapp.sessions import CONTINUE, Phase, Sessions, has_conversation
@@ -56,6 +57,9 @@ class Seat:
 
         terminal = self.sessions.open[number]
         return terminal, terminal.join(write, 24, 80)
+
+    async def nobody(self, text: str) -> None:
+        """Takes what a terminal shows."""
 
     async def shows(self, number: int, text: str) -> None:
         await self.until(lambda: text in self.text[number])
@@ -193,11 +197,65 @@ def test_the_first_terminal_says_how_the_last_conversation_goes_on(
 
 
 def test_a_database_that_never_answers_is_no_conversation(tmp_path: Path) -> None:
-    endless = "WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 1 FROM r) SELECT 'cli', 1 FROM r"
+    endless = (
+        "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'cli', 1 FROM r"
+    )
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
-        view = f"{endless} WHERE 0"
+        view = f"{endless} WHERE n < 0"  # it is not known beforehand that there is none
         connection.execute(f"CREATE VIEW sessions (source, message_count) AS {view}")
-    assert not has_conversation(tmp_path / "state.db")
+    assert not in_time(lambda: has_conversation(tmp_path / "state.db"), 30)
+
+
+def test_no_lock_of_a_database_is_waited_for(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        assert not in_time(lambda: has_conversation(tmp_path / "state.db"), 30)
+
+
+def test_nothing_runs_before_a_window_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program started now draws itself for the window's size."""
+    seat = Seat(tmp_path / "home", monkeypatch, READY)
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "Hermes, chat")
+        unseen = seat.sessions.open[seat.sessions.new()]
+        seat.open()
+        await seat.shows(3, "Hermes, chat")
+        assert unseen.output.data == b""
+        unseen.join(seat.nobody, 24, 80)
+        await seat.until(lambda: b"Hermes, chat" in unseen.output.data)
+
+    seat.run(session)
+
+
+def test_what_is_turned_off_is_not_set_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch)
+
+    async def session() -> None:
+        assert seat.sessions.set_up_again() == 1
+        assert seat.sessions.phase is Phase.OFF
+
+    seat.run(session)
+
+
+def test_a_token_goes_before_a_client_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(tmp_path / "home", monkeypatch, f"echo token $DATABRICKS_TOKEN; {READY}")
+    env = {**seat.sessions.settings.env, "DATABRICKS_TOKEN": "t", "DATABRICKS_CLIENT_SECRET": "s"}
+    seat.sessions = Sessions(read_settings(env))
+
+    async def session() -> None:
+        seat.open()
+        await seat.shows(1, "Hermes, chat")
+        assert seat.text[1].startswith("\x1bctoken t\r\n")
+
+    seat.run(session)
 
 
 def test_what_is_prepared_is_ready_before_anything_runs(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from webapp.terminal import pty as terminal
-from webapp.terminal.marks import MOST, marks
+from webapp.terminal.marks import MOST, MarkBound, marks
 from webapp.terminal.pty import REPORT, Terminal
 from webapp.terminal.scrollback import SCROLLBACK, Scrollback
 from webapp.terminal.viewer import PIECE, RESET, WINDOW, Viewer
@@ -317,6 +317,11 @@ def test_a_cell_has_thirty_marks_at_most_however_they_come(step: int) -> None:
         scrollback.add(data[start : start + step])
     marks = ("\u0302\ufe0f\U000e0101" * 10)[:MOST]
     assert scrollback.data.decode() == f"e{chr(0x301) * MOST}e\u0301x{marks}끝"
+
+
+def test_half_a_character_does_not_wait_for_the_end_of_plain_text() -> None:
+    bound = MarkBound()
+    assert bound.bound(b"\xe2\x82") + bound.bound(b"a") == "\ufffda".encode()
 
 
 def test_every_character_that_xterm_draws_into_the_cell_before_it_is_a_mark() -> None:
