@@ -19,6 +19,7 @@ from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import responses
 import yaml
 
 pytest.importorskip("databricks.sdk", reason="databricks-sdk is missing: it is what deploys")
@@ -31,6 +32,7 @@ import deploying.commands
 import deploying.console
 import deploying.files
 from deploying.files import Manifest, read_files
+from deploying.login import log_in
 from deploying.options import known_settings, read_options
 from deploying.settings import add_settings
 from hermes.urls import SettingError
@@ -1019,6 +1021,17 @@ def test_a_host_that_is_not_there_is_said_at_once(
     said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL"
     assert (code, out, err) == (1, "", f"{said}, and a network that leads there\n")
     assert mock.call_count == 1
+
+
+@responses.activate
+def test_a_host_that_leads_elsewhere_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its login page may be where the network does not lead."""
+    url = "https://adb-1.2.azuredatabricks.net"
+    responses.head(url, status=302, headers={"Location": "https://elsewhere.example"})
+    responses.get(f"{url}/.well-known/databricks-config", status=404)
+    monkeypatch.setenv("DATABRICKS_HOST", url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-t")
+    assert log_in(os.environ, "", "").config.host == url
 
 
 def test_a_profile_that_is_missing_is_named_as_it_was_chosen(
