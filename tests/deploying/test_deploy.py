@@ -851,6 +851,20 @@ def test_an_app_that_crashes_is_said_and_deployed_again(door: Door, apps: Apps) 
     assert len(apps.deployments["hermes"]) == before + 1
 
 
+@pytest.mark.parametrize("which", ["app", "deployment"])
+def test_what_does_not_run_any_more_is_deployed_again(door: Door, apps: Apps, which: str) -> None:
+    door()
+    app = apps.apps["hermes"]
+    if which == "app":
+        app["app_status"] = {"state": "UNAVAILABLE", "message": ""}
+    else:
+        app["active_deployment"]["status"] = {"state": "FAILED", "message": ""}
+    apps.calls.clear()
+    assert "Deployed:  would be\n" in door(DRY="1")[1]
+    assert door()[0] == 0
+    assert "POST /api/2.0/apps/hermes/deployments" in apps.changes
+
+
 def test_somebody_elses_deployment_is_waited_for(door: Door, apps: Apps) -> None:
     door()
     other = {
