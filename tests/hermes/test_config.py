@@ -211,7 +211,12 @@ def test_the_plugin_is_listed_where_hermes_has_such_a_list(
     assert config["plugins"] == after
 
 
-@pytest.mark.parametrize("text", ["1e5", "12", "0o17", ".5", "+1.5E-3", "no", "plain", "1.2.3", ""])
+ODD_TEXTS = ["1e5", "12", "0o17", ".5", "+1.5E-3", "no", "plain", "1.2.3", "", "a:b#c", "-x", "é"]
+ODD_TEXTS += ["null", "'", '"', "it's", "{}", "[x]", "*a", "&a", "!x", "%", "@", "`", "true"]
+
+
+@pytest.mark.fault("hostile YAML")
+@pytest.mark.parametrize("text", ODD_TEXTS)
 def test_text_stays_text_for_yaml_1_2_too(text: str) -> None:
     dumped = dump({"a": text}).strip()
     assert yaml.safe_load(dumped) == {"a": text}
