@@ -175,7 +175,7 @@ def with_key(text: str, config: Config, token: str, trust: Trust) -> str:
         trust: which entries are ours.
     """
     new = _renewed(config, token, trust)
-    if yaml_text.dump(new) == yaml_text.dump(config):
+    if new == config:
         return text
     nodes = yaml_text.changed_scalars(yaml_text.compose(text), config, new)
     spliced = yaml_text.set_scalars(text, [n for n in nodes if n.value != token], token)
