@@ -72,9 +72,7 @@ class Window:
         self.screen.on("size", self._resize, throttle=0.1)
         with ui.element("aside").classes("once") as self.once:
             ui.label(DISK)
-            ui.button("Got it", on_click=self._read).props(
-                "flat dense no-caps no-wrap color=grey-4"
-            )
+            ui.button("Got it", on_click=self._read).props(f"{ICON} no-caps no-wrap")
         self.once.set_visibility(False)
         self.start = StartNotice(sessions.keeper) if sessions.keeper else None
         with ui.element("footer").classes("line"):
@@ -86,12 +84,11 @@ class Window:
             self.dashboard.set_visibility(False)
             self.tabs = Tabs(sessions, self.show)
             for label, icon, call in BUTTONS:
-                button = ui.button(icon=icon).props(
-                    f'flat dense color=grey-4 aria-label="{label}" title="{label}"'
-                )
+                button = ui.button(icon=icon)
+                button.props(f'{ICON} aria-label="{label}" title="{label}"')
                 button.on("click", js_handler=f"() => getElement({self.screen.id}).{call}")
             new = ui.button("New terminal", icon="add", on_click=self._new).classes("new")
-            new.props('flat dense no-caps no-wrap color=grey-4 aria-label="New terminal"')
+            new.props(f'{ICON} no-caps no-wrap aria-label="New terminal"')
         self.client.on_connect(self._connect)
         self.client.on_disconnect(self._disconnect)
         sessions.changed.subscribe(self._refresh)
@@ -167,11 +164,8 @@ class Window:
                 self.show(min(terminals))
                 return
             self._leave()
-            self.screen.run_method(
-                "show",
-                f"{RESET}This terminal has ended. The button below opens a new one.\r\n",
-                False,
-            )
+            text = f"{RESET}This terminal has ended. The button below opens a new one.\r\n"
+            self.screen.run_method("show", text, False)
         self.tabs.draw(self.number)
         if self.terminal and (hint := self.sessions.hint):
             self.sessions.hint = ""
