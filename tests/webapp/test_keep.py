@@ -484,7 +484,7 @@ def test_blocks_that_are_none_or_too_large_cost_their_file_alone(place: Place) -
     home = place.home()
     (home / "projects" / "good").write_text("x")
     place.save(place.instance(home))
-    data = b"none" + (bomb := zlib.compress(bytes(100 * 2**20)))
+    data = b"none" + (bomb := zlib.compress(bytes(40 * 2**20)))
     pack = f"pack-{hashlib.sha256(data).hexdigest()}"
     place.volume.files[f"{PATH}/{pack}"] = data
 
@@ -714,8 +714,11 @@ def test_what_is_missing_outlives_the_process_that_saves(
     assert sorted(found) == ["a", "b0", "b1"]
 
 
-def test_packs_are_put_together_but_for_what_nobody_can_send_again(place: Place) -> None:
+def test_packs_are_put_together_but_for_what_nobody_can_send_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that was not put back, and one that cannot be read any more, keep the packs that they are in."""
+    monkeypatch.setattr(packs, "MANY", 6)
     home = place.home()
     here = place.instance(home)
     (home / "projects" / "carried").write_bytes(os.urandom(2000))
@@ -820,7 +823,10 @@ def test_a_state_of_a_later_version_is_neither_passed_over_nor_deleted(place: Pl
     )
 
 
-def test_an_index_that_unpacks_to_too_much_is_no_state(place: Place) -> None:
+def test_an_index_that_unpacks_to_too_much_is_no_state(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(format, "MOST_IN_AN_INDEX", 2**22)
     home = place.home()
     (home / "projects" / "good").write_text("x")
     place.save(place.instance(home))
@@ -1105,7 +1111,8 @@ def test_what_is_left_out_is_named_for_as_long_as_it_is(
     assert place.save(here).left_out == expected[1:]
 
 
-def test_many_small_packs_are_put_together(place: Place) -> None:
+def test_many_small_packs_are_put_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MANY", 6)
     home = place.home()
     here = place.instance(home)
     for number in range(packs.MANY + 10):

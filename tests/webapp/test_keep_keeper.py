@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,10 +162,8 @@ def test_no_terminal_opens_before_it_is_known_what_was_saved(
     opened = OPENED | {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
     opened |= {"missing": {"projects/a": "No space left on device"}, "missing_count": 7000}
     keeper, process = scripted({"problem": "no route"}, {"problem": "no route"}, opened, SAVED)
-    waiting = asyncio.new_event_loop()
     keeper.start()
     said = terminal(keeper)
-    waiting.close()
     assert said == [
         "Not brought back yet: no route. It goes on trying; the button below starts without it.",
         "Brought back 7 files, as saved on 2026-01-02 03:04 UTC. Not brought back: projects/a"
@@ -276,13 +275,11 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], C
     return make
 
 
-SILENT = "import sys, time\nfor line in sys.stdin: time.sleep(60)"
-WORKING = """import json, sys, time
-for line in sys.stdin:
-    for _ in range(8):
-        print('{"working": true}', flush=True)
-        time.sleep(0.1)
-    print('{"done": 1}', flush=True)"""
+SILENT = "import sys\nfor line in sys.stdin: pass"
+WORKING = """input()
+for _ in range(8):
+    print('{"working": true}', flush=True)
+print('{"done": 1}', flush=True)"""
 
 
 def test_a_process_that_does_not_answer_is_ended(
@@ -290,7 +287,7 @@ def test_a_process_that_does_not_answer_is_ended(
 ) -> None:
     process = played(SILENT)
     process.wait_until_ready()
-    monkeypatch.setattr(child, "SILENCE", 0.5)
+    monkeypatch.setattr(child, "SILENCE", 0.05)
     process.send({"do": "save"})
     with pytest.raises(RuntimeError, match=r"did not answer for 0 s, and is started anew"):
         process.receive()
@@ -300,11 +297,19 @@ def test_a_process_that_does_not_answer_is_ended(
 def test_a_process_that_shows_signs_of_life_may_take_its_time(
     played: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waited: list[float] = []
+
+    class Lines(SimpleQueue[str]):
+        def get(self, block: bool = True, timeout: float | None = None) -> str:
+            waited.append(timeout or 0)
+            return super().get(timeout=60)
+
+    monkeypatch.setattr("queue.SimpleQueue", Lines)
     process = played(WORKING)
     process.wait_until_ready()
-    monkeypatch.setattr(child, "SILENCE", 0.6)
     process.send({"do": "save"})
     assert process.receive() == {"done": 1}
+    assert waited == [child.SILENCE] * 10  # for each line anew
     process.end()
 
 
