@@ -31,6 +31,7 @@ import deploy
 import deploying.commands
 import deploying.console
 import deploying.files
+from deploying.console import DeployError, State, wait
 from deploying.files import Manifest, read_files
 from deploying.login import log_in
 from deploying.options import known_settings, read_options
@@ -995,6 +996,12 @@ def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch)
     drawn = re.findall(r"\rDeploying: (\w+), \d+ s\x1b\[K", out)
     assert (drawn[0], drawn[-1], len(drawn)) == ("IN_PROGRESS", "SUCCEEDED", 3)
     assert out.count("Deploying") == 3
+
+
+def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploying.console, "LONGEST", -1.0)
+    with pytest.raises(DeployError, match=r"^Still STARTING after 0 minutes: run this again"):
+        wait("App", lambda: State("STARTING", ""), {"ACTIVE"})
 
 
 # --- Login, status, undeploy ----------------------------------------------------------------------
