@@ -504,7 +504,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+# What is slow in itself, and whose number is bounded as that of the lines put in is.
+SLOW = "scrolled up by the screen"
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == SLOW)) for k in HOSTILE]
+)
 def test_no_output_freezes_the_browser_nor_its_next_page(
     window: Open, shells: Served, kind: str
 ) -> None:

@@ -150,7 +150,6 @@ class DashboardProcess:
         except DashboardError as error:
             why = str(error)
         finally:
-            self.running = None
             if why:
                 self.pause = PAUSE if loop.time() - began > WELL else self.pause
                 self._not_before = loop.time() + self.pause

@@ -9,7 +9,7 @@ import stat
 import unicodedata
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -135,9 +135,13 @@ class Uploads:
 
     def sweep(self) -> None:
         """Remove what a server that was killed left half there."""
-        with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
+        with suppress(OSError), self._folder() as home:
             for name in filter(is_part, os.listdir(home)):
                 self._remove(name)
+
+    def _folder(self, *way: str) -> AbstractContextManager[int]:
+        """The folder `uploads`, or one below it, open as long as the context."""
+        return closed(open_below(self.root, [UPLOADS, *way]))
 
     def _count_anew(self, key: Key, upload: Upload) -> None:
         """Begin to count its age anew."""
@@ -150,12 +154,12 @@ class Uploads:
         os.close(open_below(self.root, [UPLOADS, *key.path[:-1]], make=True))
         if not key.folder:
             # In `uploads` itself, where a killed server's leftovers are found again.
-            with closed(open_below(self.root, [UPLOADS])) as home:
+            with self._folder() as home:
                 os.close(os.open(upload.part, os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=home))
 
     def _write(self, upload: Upload, at: int, data: bytes) -> None:
         with (
-            closed(open_below(self.root, [UPLOADS])) as home,
+            self._folder() as home,
             closed(os.open(upload.part, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=home)) as file,
         ):
             write_all(file, data, at)
@@ -163,10 +167,7 @@ class Uploads:
     def _finish(self, key: Key, upload: Upload) -> str:
         """Put it into its place. Returns the path below `uploads` that it got."""
         *way, name = key.path
-        with (
-            closed(open_below(self.root, [UPLOADS])) as home,
-            closed(open_below(self.root, [UPLOADS, *way])) as place,
-        ):
+        with self._folder() as home, self._folder(*way) as place:
             if key.folder:
                 made = first_free(name, partial(os.mkdir, dir_fd=place))
             else:
@@ -182,7 +183,7 @@ class Uploads:
         return "/".join([*way, made])
 
     def _remove(self, part: str) -> None:
-        with suppress(OSError), closed(open_below(self.root, [UPLOADS])) as home:
+        with suppress(OSError), self._folder() as home:
             os.unlink(part, dir_fd=home)
 
 
