@@ -30,6 +30,7 @@ MODELS = ("hermes-model", "hermes-fallback-model", "hermes-direct-model")
 VOLUME = "hermes-volume"
 OURS = (*MODELS, VOLUME)
 # The SDK's names for what a resource gives.
+Endpoint = AppResourceServingEndpoint
 Query = AppResourceServingEndpointServingEndpointPermission
 Uc = AppResourceUcSecurable
 Permission = AppResourceUcSecurableUcSecurablePermission
@@ -45,24 +46,25 @@ def model_resources(client: WorkspaceClient, models: Iterable[str]) -> list[AppR
     """
     named = dict(zip(dict.fromkeys(models), MODELS, strict=False))
     services = [model for model in named if names_of(model).service == model]
-    endpoints = [model for model in named if model not in services]
-    there = {endpoint.name for endpoint in client.serving_endpoints.list()} if endpoints else set()
-    for model in endpoints:
-        if model not in there:  # what an app may use of the AI Gateway's is not ours to give
+    endpoints = _endpoints_there(client, [model for model in named if model not in services])
+    service, execute, query = Securable.MODEL_SERVICE, Permission.EXECUTE, Query.CAN_QUERY
+    return [
+        *(AppResource(named[m], uc_securable=Uc(m, service, execute)) for m in services),
+        *(AppResource(named[m], serving_endpoint=Endpoint(m, query)) for m in endpoints),
+    ]
+
+
+def _endpoints_there(client: WorkspaceClient, models: list[str]) -> list[str]:
+    """Those that are serving endpoints; what an app may use of AI Gateway is not ours to give."""
+    there = {endpoint.name for endpoint in client.serving_endpoints.list()} if models else set()
+    for model in models:
+        if model not in there:
             say(
                 "Resources",
                 f"none needed for {model}: AI Gateway answered you; whether it answers the app, the"
                 " app's page shows",
             )
-    service, execute, query = Securable.MODEL_SERVICE, Permission.EXECUTE, Query.CAN_QUERY
-    return [
-        *(AppResource(named[m], uc_securable=Uc(m, service, execute)) for m in services),
-        *(
-            AppResource(named[m], serving_endpoint=AppResourceServingEndpoint(m, query))
-            for m in endpoints
-            if m in there
-        ),
-    ]
+    return [model for model in models if model in there]
 
 
 def volume_resource(path: str) -> AppResource:
@@ -129,11 +131,17 @@ def _give(target: Target, app: App, change: Change) -> None:
     lost = change.lost if given or not reason else []
     _say_done(target, lost, [resource for resource in change.new if resource in given])
     refused = [resource for resource in change.ours if resource not in given]
+    if refused or (reason and not change.ours):
+        _say_refused(target, app, refused, reason)
+
+
+def _say_refused(target: Target, app: App, refused: list[AppResource], reason: str) -> None:
+    """Say who can give what was refused, or take away what was to go."""
     services = [resource for resource in refused if _rights(resource)]
+    rest = [resource for resource in refused if not _rights(resource)]
     if services:
         _say_sql(target, app, services, reason)
-    rest = [resource for resource in refused if resource not in services]
-    if rest or (reason and not change.ours):
+    if rest or not refused:
         who = app.service_principal_name or app.name
         why = f"{describe_all(rest) or 'that'} refused ({reason})"
         cure = f"who manages that can give it to {who}, or the first chat may be a 403"
