@@ -979,12 +979,6 @@ def test_what_was_cut_off_and_taken_back_is_sent_again(
     assert apps.files[f"{FOLDER}/utils.py"] == old
 
 
-def test_no_wait_is_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploying.console, "LONGEST", 0.0)
-    with pytest.raises(deploying.console.DeployError, match="Still STARTING after 0 minutes"):
-        deploying.console.wait("App", lambda: deploying.console.State("STARTING", ""), {"ACTIVE"})
-
-
 def test_a_line_lives_on_a_terminal(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     code, out, _ = door()
