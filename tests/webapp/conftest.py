@@ -99,6 +99,16 @@ def shells(shells_of_module: Served) -> Served:
     return shells_of_module
 
 
+@pytest.fixture
+def page(window: Open, shells: Served) -> Page:
+    """A window on that app's first terminal, at its shell's prompt."""
+    from tests.webapp.browsing import ready
+
+    page = window(shells.url)
+    ready(page)
+    return page
+
+
 def empty(served: Served) -> None:
     """End all that runs in an app's terminals, and delete what is in its home."""
 

@@ -22,7 +22,7 @@ pytest.importorskip("nicegui", reason="the app needs nicegui, which is not insta
 pytest.importorskip("trustme", reason="the stand-in needs trustme, which is not installed")
 pytest.importorskip("playwright", reason="playwright, which drives the browser, is not installed")
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import ROOT
 from tests.served import Served, until
@@ -324,9 +324,7 @@ def test_a_token_that_comes_late_makes_hermes_ready(
 # --- The terminal ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_terminal_fills_the_window_and_follows_its_size(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_the_terminal_fills_the_window_and_follows_its_size(page: Page) -> None:
     run(page, "stty size")
     page.wait_for_function(f"/\\d+ 1\\d\\d/.test(({BUFFER})())")
     first = re.findall(r"^(\d+) (\d+)$", page.evaluate(BUFFER), re.MULTILINE)[-1]
@@ -357,9 +355,7 @@ def test_the_terminal_fills_the_window_and_follows_its_size(window: Open, shells
     )
 
 
-def test_a_flood_arrives_whole_and_in_order(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_a_flood_arrives_whole_and_in_order(page: Page) -> None:
     run(page, "seq 300000; echo the end")
     sees(page, "299999")
     page.wait_for_function(f"/300000\\s+the end/.test(({BUFFER})())")
@@ -368,9 +364,7 @@ def test_a_flood_arrives_whole_and_in_order(window: Open, shells: Served) -> Non
     assert len(numbers) > 9000
 
 
-def test_characters_of_every_kind_arrive_and_can_be_typed(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_characters_of_every_kind_arrive_and_can_be_typed(page: Page) -> None:
     run(page, "printf '\\u00e9\\u20ac\\U1F41B</script>`${x}&amp;\\u2028.\\n'")
     sees(page, "é€🐛</script>`${x}&amp;\u2028.")
     page.keyboard.insert_text("echo 'größer 你好'")
@@ -425,9 +419,7 @@ PASTE = """text => {
 }"""
 
 
-def test_a_paste_of_five_megabytes_arrives_whole(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_a_paste_of_five_megabytes_arrives_whole(page: Page) -> None:
     paste = "".join(f'{n:07d} "ö🐛\\"\n' for n in range(300_000))
     data = paste.encode()
     assert len(data) > 5_000_000
@@ -445,10 +437,8 @@ def test_a_paste_of_five_megabytes_arrives_whole(window: Open, shells: Served) -
 
 
 def test_a_paste_that_nobody_reads_ends_with_control_c_and_is_for_its_own_terminal(
-    window: Open, shells: Served
+    page: Page,
 ) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
     for end in ("Control+c", "another terminal"):
         run(page, "stty -icanon -echo; echo ready $((1)); sleep 600; stty sane; echo ended $((1))")
         sees(page, "ready 1")
@@ -468,9 +458,7 @@ def test_a_paste_that_nobody_reads_ends_with_control_c_and_is_for_its_own_termin
             assert "unread" not in page.evaluate(BUFFER)
 
 
-def test_a_paste_does_not_break_out_of_its_brackets(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_a_paste_does_not_break_out_of_its_brackets(page: Page) -> None:
     run(
         page,
         "printf '\\e[?2004h'; stty -icanon -echo; printf 'ready %d\\n' 1; head -c 30 | od -An -c; stty sane",
@@ -483,9 +471,7 @@ def test_a_paste_does_not_break_out_of_its_brackets(window: Open, shells: Served
     assert page.evaluate(BUFFER).count("033") == 2  # the brackets' own
 
 
-def test_numbers_beyond_any_screen_hang_nothing(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_numbers_beyond_any_screen_hang_nothing(page: Page, shells: Served) -> None:
     finals = ["b", "L", "M", "S", "T", "@", "P", "X", "I", "Z", " @", " A", "'}", "'~"]
     output = "".join(f"x\x1b[999999999{final}\n\x1bc" for final in finals)
     (shells.home / "output").write_text(f"{output}x\x1b[3by\n")
@@ -512,10 +498,8 @@ SLOW = "scrolled up by the screen"
     "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == SLOW)) for k in HOSTILE]
 )
 def test_no_output_freezes_the_browser_nor_its_next_page(
-    window: Open, shells: Served, kind: str
+    page: Page, shells: Served, kind: str
 ) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
     rows = page.evaluate(f"{SCREEN}.terminal.rows")
     output = HOSTILE[kind].replace("%(rows)d", str(rows))
     (shells.home / "output").write_text(output)
@@ -525,9 +509,7 @@ def test_no_output_freezes_the_browser_nor_its_next_page(
     sees(page, "after 1")
 
 
-def test_find_goes_through_the_whole_scrollback(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_find_goes_through_the_whole_scrollback(page: Page) -> None:
     run(
         page,
         "echo '你好 Needle (1)'; seq 3000; printf '%0300d\\n' 0 | sed 's/$/ wrapped nee''dle (2)/'",
@@ -575,9 +557,7 @@ def test_copy_and_paste_by_keys_and_by_the_browsers_menu(window: Open, shells: S
     assert box.evaluate("e => e.value.slice(e.selectionStart, e.selectionEnd)") == "copyme"
 
 
-def test_the_fonts_size_is_remembered(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_the_fonts_size_is_remembered(page: Page) -> None:
     size = f"{SCREEN}.terminal.options.fontSize"
     rows = "document.querySelector('.xterm-rows').children.length"
     before = page.evaluate(rows)
@@ -653,9 +633,7 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(
     assert bar["x"] >= 0
 
 
-def test_links_open_in_a_page_of_their_own(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_links_open_in_a_page_of_their_own(page: Page, shells: Served) -> None:
     link = f"{shells.url}/health"
     run(
         page,
@@ -774,11 +752,7 @@ def test_another_sites_page_can_link_here_and_embed_nothing(
         other.shutdown()
 
 
-def test_answers_of_the_emulator_are_not_typed_again_on_reload(
-    window: Open, shells: Served
-) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_answers_of_the_emulator_are_not_typed_again_on_reload(page: Page) -> None:
     run(page, "printf '\\e[6n\\e[c'; IFS= read -rsn1 -t9 a; IFS= read -rst1 -n99 b; echo got${#b}")
     page.wait_for_function(f"/got[1-9]/.test(({BUFFER})())")
     for _ in range(2):
@@ -817,9 +791,7 @@ def test_a_lost_connection_comes_back_to_the_same_session(
         assert page.evaluate(BUFFER).count("before 1") == 1
 
 
-def test_terminals_are_opened_shown_bounded_and_freed(window: Open, shells: Served) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_terminals_are_opened_shown_bounded_and_freed(page: Page) -> None:
     assert tabs(page) == []
     run(page, "echo this is $((1))")
     new = page.get_by_role("button", name="New terminal")
@@ -860,11 +832,7 @@ def test_terminals_are_opened_shown_bounded_and_freed(window: Open, shells: Serv
     sees(page, "Hermes is turned off")
 
 
-def test_a_tab_ends_its_terminal_and_asks_where_a_program_runs(
-    window: Open, shells: Served
-) -> None:
-    page = window(shells.url)
-    sees(page, "Hermes is turned off")
+def test_a_tab_ends_its_terminal_and_asks_where_a_program_runs(page: Page, shells: Served) -> None:
     for number in (2, 3):
         page.get_by_role("button", name="New terminal").click()
         page.wait_for_url(f"**/?terminal={number}")
