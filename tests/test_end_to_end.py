@@ -78,7 +78,7 @@ def test_hermes_asks_direct_serving_alone_where_the_gateway_was_blocked(hermes_h
         direct = f"https://{workspace.workspace_host}/serving-endpoints"
         assert setup(workspace, hermes_home).returncode == 0
         assert f"{OPUS_4_6} through {direct}: hello" in ask(workspace, hermes_home, "hello", "-Q")
-        assert [(r.status, r.model) for r in workspace.chats()] == [(200, OPUS_4_6)]
+        assert {(r.status, r.model) for r in workspace.chats()} == {(200, OPUS_4_6)}
 
 
 # --- Rotation and loss ------------------------------------------------------------------------------------------------

@@ -1227,7 +1227,7 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
     )
     from playwright.sync_api import expect, sync_playwright
 
-    from tests.webapp.browsing import FLAGS, PATIENCE, prompt, sees
+    from tests.webapp.browsing import FLAGS, PATIENCE, prompt, submit
 
     chromium = shutil.which("chromium")
     if not chromium:
@@ -1265,9 +1265,8 @@ def test_make_deploy_ends_at_a_chat_for_its_owner_alone(
             page.set_default_timeout(patience)
             page.goto(url)
             prompt(page)
-            page.keyboard.type("good morning\n")
             host = workspace.gateway_host if world == "classic" else workspace.workspace_host
-            sees(page, f"{model} through https://{host}{path}: good morning")
+            submit(page, "good morning", f"{model} through https://{host}{path}: good morning")
 
             runner.visitor = "somebody@example.com"
             stranger = browser.new_context(ignore_https_errors=True).new_page()

@@ -96,6 +96,18 @@ def prompt(page: Page) -> None:
     sees(page, PROMPT)
 
 
+def submit(page: Page, text: str, answer: str) -> None:
+    """Type a line into Hermes and wait for its answer. An Enter that comes too soon after a text is taken for part of it."""
+    page.keyboard.type(text)
+    sees(page, text)
+    screen = page.locator(".xterm-rows")
+    for _ in range(3):
+        page.keyboard.press("Enter")
+        with suppress(AssertionError):
+            return expect(screen).to_contain_text(answer, timeout=PATIENCE / 3)
+    raise AssertionError(f"no answer to {text!r}: {screen.inner_text()}")
+
+
 def tabs(page: Page) -> list[str]:
     return page.locator(".tabs .number").all_inner_texts()
 

@@ -43,6 +43,7 @@ from tests.webapp.browsing import (
     run,
     sees,
     shot,
+    submit,
     tabs,
 )
 from tests.webapp.logins import write_config
@@ -189,8 +190,11 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         prompt(page)
         line(page, f"{OPUS_4_7} · AI Gateway")
         link(page, "connected")
-        page.keyboard.type("good morning\n")
-        sees(page, f"{OPUS_4_7} through https://{standin.gateway_host}/openai: good morning")
+        submit(
+            page,
+            "good morning",
+            f"{OPUS_4_7} through https://{standin.gateway_host}/openai: good morning",
+        )
         shot(page, "2-chat")
         asked = [r for r in standin.chats() if r.status == 200][-1]
         assert (asked.host, asked.path, asked.model) == (
@@ -203,14 +207,12 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         page.reload()
         sees(page, "openai: good morning")
         assert "?terminal=1" in page.url
-        page.keyboard.type("and again\n")
-        sees(page, "openai: and again")
+        submit(page, "and again", "openai: and again")
         assert page.evaluate(BUFFER).count("Welcome to Hermes") == 1
         shot(page, "3-reload")
 
         # Leaving the chat is not the end: there is a shell, in ~/projects.
-        page.keyboard.type("/exit\n")
-        sees(page, "~/projects")
+        submit(page, "/exit", "~/projects")
         run(
             page,
             "pwd; command -v hermes; echo token:${DATABRICKS_TOKEN:+here} id:${DATABRICKS_CLIENT_ID-none}",
@@ -235,10 +237,8 @@ def test_after_a_restart_the_page_says_how_the_conversation_goes_on(
         page = window(served.url)
         prompt(page)
         expect(page.locator(".q-notification")).to_have_count(0)
-        page.keyboard.type("good morning\n")
-        sees(page, "openai: good morning")
-        page.keyboard.type("/exit\n")
-        sees(page, PROMPTS)
+        submit(page, "good morning", "openai: good morning")
+        submit(page, "/exit", PROMPTS)
         home = tmp_path / "home"
         shutil.copytree(served.home / ".hermes", home / "saved")
         shutil.copytree(served.home / ".local", home / ".local", symlinks=True)
@@ -268,8 +268,7 @@ def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Pat
         for question in ("first", "second", "third"):
             until(renewed, lambda: "no new token is asked for")
             before = len(standin.chats())
-            page.keyboard.type(f"{question} question\n")
-            sees(page, f"openai: {question} question")
+            submit(page, f"{question} question", f"openai: {question} question")
             answers.append(standin.chats()[before:])
             known = set(standin._expiring)
         assert all(r.status == 200 for asked in answers for r in asked)
@@ -278,8 +277,7 @@ def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Pat
         assert second - first
         assert third - second - first
         assert not (first & second | second & third | first & third)
-        page.keyboard.type("/exit\n")
-        sees(page, "projects")
+        submit(page, "/exit", "projects")
         run(page, "echo secret:${DATABRICKS_CLIENT_SECRET-none}")
         sees(page, "secret:none")
         assert not any(token in served.log.read_text() for token in standin._expiring)
