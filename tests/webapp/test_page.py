@@ -277,7 +277,7 @@ def test_one_chat_three_answers_three_tokens(window: Open, installed_hermes: Pat
         assert second - first
         assert third - second - first
         assert not (first & second | second & third | first & third)
-        submit(page, "/exit", "projects")
+        submit(page, "/exit", PROMPTS)
         run(page, "echo secret:${DATABRICKS_CLIENT_SECRET-none}")
         sees(page, "secret:none")
         assert not any(token in served.log.read_text() for token in standin._expiring)
