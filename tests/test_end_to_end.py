@@ -285,9 +285,10 @@ def test_what_hermes_writes_itself_is_ours_again(
     before = config.read_text()
     write(workspace, hermes_home)
     assert config.read_text() != before
-    host = f"https://{workspace.workspace_host}"
+    host, old = f"https://{workspace.workspace_host}", workspace.token
     assert refresh_token(config, workspace.rotate(), host)
-    assert config.read_text().count(workspace.token) == 3
+    assert old not in config.read_text()
+    assert config.read_text().count(workspace.token) in (2, 3)  # a page may take that of the model
     theirs = yaml.safe_load(config.read_text())
     assert setup(workspace, hermes_home, DATABRICKS_TOKEN=workspace.token).returncode == 0
     ours, first = yaml.safe_load(config.read_text()), yaml.safe_load(before)
