@@ -13,6 +13,8 @@ export OTHER_HERMES := $(DEMO)
 PYTEST = $(RUN) -c 'import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))'
 endif
 PYTEST ?= $(RUN) -m pytest
+# Where it is set, each of the programs that are started here would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 STANDIN = $(RUN) -m tests.standin --home $(DEMO) $(STANDIN_OPTIONS) --
 
 .PHONY: help demo app check report deploy status undeploy coda test lint bench docs pin clean
