@@ -1123,6 +1123,16 @@ def test_many_small_packs_are_put_together(place: Place, monkeypatch: pytest.Mon
     assert tree(place.restored()) == tree(home)
 
 
+def test_packs_that_nobody_can_send_again_are_not_put_together() -> None:
+    here, many = packs.Packs(), range(packs.MANY + 1)
+    here.blocks = {f"{n}": format.Location(f"pack-{n}", 0, 1) for n in many}
+    here.sizes = {f"pack-{n}": 1 for n in many}
+    here.mark_stale(here.blocks, fixed=[])
+    assert here.stale == here.sizes.keys()
+    here.mark_stale(here.blocks, fixed=here.blocks)
+    assert not here.stale
+
+
 # --- Restarts ----------------------------------------------------------------
 
 
