@@ -958,6 +958,19 @@ def test_a_write_without_an_answer_is_written_again(place: Place) -> None:
 
 
 @pytest.mark.fault("volume")
+def test_a_write_that_is_cut_off_leaves_the_state_of_the_same_files(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "a").write_text("a")
+    place.save(place.instance(home))
+    other = place.instance(place.home())  # it has what was saved, and nothing changes
+    place.volume.cut = 99
+    with pytest.raises(TimeoutError):
+        place.save(other)
+    place.volume.cut = 0
+    assert tree(place.restored()) == tree(home)
+
+
+@pytest.mark.fault("volume")
 def test_a_download_cut_in_the_middle_is_no_reason_to_go_back(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

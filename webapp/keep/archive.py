@@ -206,7 +206,7 @@ class Archive:
         again = self._read_changed(entries, started, writer, leave_out)
         tree = self._as_tree(entries)
         if tree != self._tree or not whole:
-            self._write_state(files, tree, saved.saved)
+            self._write_state(files, tree, saved.saved, there)
             self._tree = tree
             if not self._spare:
                 self._clean_up(files, there)
@@ -364,13 +364,16 @@ class Archive:
                 tree.files.append(File(entry.path, mode, entry.mtime, seen.size, seen.blocks))
         return tree
 
-    def _write_state(self, files: FilesAPI, tree: Tree, saved: str) -> None:
+    def _write_state(self, files: FilesAPI, tree: Tree, saved: str, there: dict[str, int]) -> None:
         """Write a state and see that it is there."""
         self._carried.files = [f for f in self._carried.files if self._packs.has(f.blocks)]
         data = write_index(State(tree, self._carried, self._packs.blocks, self._packs.sizes))
         packs = read_index(data).packs  # what could not be read again would be worth nothing
         name = f"index-{hashlib.sha256(data).hexdigest()}"
-        self._upload(files, name, data)
+        # An older state may need an index of that name: one that is whole is not written over, as
+        # a write that is cut off would leave neither state.
+        if there.get(name) != len(data) or self._download(files, name, len(data)) != data:
+            self._upload(files, name, data)
         there = self._check(files)
         if not {**packs, name: len(data)}.items() <= there.items():
             raise TornError("what was written is not all there")
