@@ -249,8 +249,7 @@ def test_after_a_restart_the_page_says_how_the_conversation_goes_on(
         expect(told).to_contain_text("/exit, then `hermes chat --continue`")
         shot(page, "22-continue")
         told.get_by_role("button", name="Got it").click()
-        run(page, "/exit")
-        sees(page, PROMPTS)
+        submit(page, "/exit", PROMPTS)
         run(page, "clear; hermes chat --continue")
         sees(page, "openai: good morning")
 
