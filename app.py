@@ -94,7 +94,8 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
         settings: the app's.
         listening: the socket, from `listen`.
     """
-    keeper = Keeper(settings, partial(log_in, settings))
+    owner = Owner(settings.owner)
+    keeper = Keeper(settings, owner, partial(log_in, settings))
     keeper.start()  # before the imports: the first terminal waits for what it brings back
     import uvicorn
     from fastapi import FastAPI
@@ -110,7 +111,6 @@ def serve(settings: AppSettings, listening: socket.socket) -> None:
 
     sessions = Sessions(settings, keeper, partial(finish_imports, settings))
     news, description = TokenNews(), Description(settings.config)
-    owner = Owner(settings.owner)
 
     async def end() -> None:
         await asyncio.gather(sessions.close(), dashboard.close())

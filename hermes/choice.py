@@ -122,11 +122,11 @@ class _Chooser:
             choice = Choice.SUBSTITUTE if primary else Choice.NOTHING
         if primary is None:
             unasked = unproved(settings, self.prover.learnt).routes
-            return choice, Routes(unasked.primary, unasked.fallback, self._last(fallback))
+            return choice, Routes(unasked.primary, unasked.fallback, self._direct_for(fallback))
         return choice, Routes(
             primary,
             fallback or primary,
-            self._last(primary if choice is Choice.SUBSTITUTE else fallback),
+            self._direct_for(primary if choice is Choice.SUBSTITUTE else fallback),
         )
 
     def with_models(self, routes: Routes) -> Routes:
@@ -154,27 +154,27 @@ class _Chooser:
         return tuple(model for model in offered if names_of(model) not in tried)
 
     def _find(self, model: str, base_url: str = "") -> Place | None:
-        """The first place that serves a model; those at this base URL are asked first."""
+        """The first place that serves a model, those at this base URL before the others."""
         found = places(self.settings.host, self.settings.gateway, model)
         learnt = self.prover.learnt
 
         def rank(place: Place) -> tuple[bool, bool, bool]:
-            # The first place stays first wherever it may answer; what was refused for good goes
-            # last.
-            first = place == found[0] or learnt.served(place)
-            return learnt.is_retired(place), place.base_url != base_url, not first
+            # Retired names last. Before them what is at the base URL, then the table's first place,
+            # then what served the last time.
+            likely = place == found[0] or learnt.served(place)
+            return learnt.is_retired(place), place.base_url != base_url, not likely
 
         asked = (p for p in sorted(found, key=rank) if self._is_worth_asking(p, model))
         return next((place for place in asked if self.prover.serves(place)), None)
 
     def _is_worth_asking(self, place: Place, given: str) -> bool:
-        """Whether the workspace's list leaves it open that a place serves its model service."""
+        """Whether a place may serve: a service on the workspace's own gateway has to be listed."""
         mlflow, *_ = own = own_routes(self.settings.host)
         if not place.is_service or place.base_url not in own:
             return True
         if self.prover.known(place) or self.prover.learnt.served(place):
             return True
-        # Listed or not: a name that was given, and one that the workspace itself refers to.
+        # Two names need not be listed: one that was given, and one that a refusal referred to.
         referred = any(a.outcome is Outcome.RETIRED_NAME for a in self.prover.answers)
         unlisted_too = place.base_url == mlflow and (referred or place.model == given)
         return self.catalog.may_serve(place.base_url, place.model, unlisted_too)
@@ -190,7 +190,7 @@ class _Chooser:
         """Whether somebody said no to a model, rather than to the token, or nothing at all."""
         return any(answer.serves is False for answer in self.prover.answers)
 
-    def _last(self, after: Place | None) -> Place | None:
+    def _direct_for(self, after: Place | None) -> Place | None:
         """The last try on direct serving, for the same model; None where it is refused there."""
         name = names_of(after.model if after else self.settings.fallback_model).endpoint
         place = Place(direct_route(self.settings.host), name)

@@ -24,10 +24,11 @@ import asyncio, os, signal, sys
 from functools import partial
 from hermes.login import sdk_config
 from webapp.keep.keeper import Keeper
+from webapp.owner import Owner
 from webapp.settings import read_settings
 
 settings = read_settings(os.environ)
-keeper = Keeper(settings, partial(sdk_config, settings.env, settings.home, timeout=20), every=0.05)
+keeper = Keeper(settings, Owner(), partial(sdk_config, settings.env, settings.home, timeout=20), every=0.05)
 
 
 def end(*_):

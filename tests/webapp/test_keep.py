@@ -945,6 +945,17 @@ def test_a_fault_is_one_line_and_the_last_state_stays(place: Place, fault: str) 
     assert tree(place.restored()) == tree(home)
 
 
+def test_who_may_read_the_volume_is_asked_again_once_the_owner_is_known(place: Place) -> None:
+    place.volume.me, place.volume.owner = "the app", "jo@example.com"
+    place.volume.grants = {"the app": [("MANAGE", "", "")]}
+    worker = saver.Worker(place.home(), PATH, saver.connect, lambda _: None, saver.workspace)
+    request = {"do": "restore", "line": None, "instance": "i", "state": "", **NONE} | place.login()
+    assert worker.answer(request | {"known": [""]})["exposed"]
+    request["do"] = "save"
+    assert "exposed" not in worker.answer(request | {"known": [""]})
+    assert not worker.answer(request | {"known": ["jo@example.com"]})["exposed"]
+
+
 @pytest.mark.fault("volume")
 def test_a_write_without_an_answer_is_written_again(place: Place) -> None:
     home = place.home()

@@ -21,6 +21,7 @@ from webapp.keep.child import Child
 from webapp.keep.format import Line
 from webapp.keep.keeper import Do, Keeper, Phase, Status, pause_after, what_next
 from webapp.keep.selection import LeftOut
+from webapp.owner import Owner
 from webapp.settings import read_settings
 
 PATH = "/Volumes/main/hermes/state"
@@ -140,7 +141,7 @@ def scripted(
         process = Scripted(list(answers))
         monkeypatch.setattr("webapp.keep.keeper.Child", process)
         settings = read_settings({"HOME": str(tmp_path), "HERMES_VOLUME": PATH})
-        return Keeper(settings, lambda: LOGIN, every=0.01), process
+        return Keeper(settings, Owner(), lambda: LOGIN, every=0.01), process
 
     return make
 
@@ -173,6 +174,20 @@ def test_no_terminal_opens_before_it_is_known_what_was_saved(
     until(lambda: keeper.status.saved, lambda: "it does not save")
     assert keeper.status.went_back == "went back to 2026-01-02 03:04 UTC, the last whole state"
     assert [request["do"] for request in process.asked[:4]] == ["restore"] * 3 + ["save"]
+    keeper.stop()
+
+
+def test_an_owner_who_is_found_later_is_meant_to_read_the_volume(
+    scripted: Callable[..., tuple[Keeper, Scripted]],
+) -> None:
+    def found() -> dict[str, Any]:
+        keeper.owner.email = "jo@example.com"
+        return OPENED
+
+    keeper, process = scripted(found, SAVED)
+    keeper.start()
+    until(lambda: keeper.status.saved, lambda: "it does not save")
+    assert [request["known"] for request in process.asked[:2]] == [["", ""], ["jo@example.com", ""]]
     keeper.stop()
 
 

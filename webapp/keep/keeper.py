@@ -19,6 +19,7 @@ from typing import Any
 from webapp.keep.child import Child
 from webapp.keep.format import MAIN, Line, folder_of, new_name
 from webapp.keep.selection import LeftOut
+from webapp.owner import Owner
 from webapp.settings import AppSettings
 from webapp.tokens import bearer, one_line
 
@@ -87,7 +88,9 @@ class Status:
     saved: float = 0.0  # when all was saved last, by time.monotonic(); 0 for never
     files: int = 0  # that are saved
     size: int = 0  # bytes of them
-    left_out: tuple[LeftOut, ...] = ()  # what is not saved; what is not meant to be comes last
+    left_out: tuple[
+        LeftOut, ...
+    ] = ()  # what is not saved: problems first, then what a rule leaves out
     left_out_count: int = 0  # it may be more than are named
     missing: tuple[LeftOut, ...] = ()  # what could not be put back: it stays saved
     missing_count: int = 0  # it may be more than are named
@@ -157,9 +160,9 @@ class Keeper:
     """
 
     def __init__(
-        self, settings: AppSettings, login: Callable[[], Any], every: float = EVERY
+        self, settings: AppSettings, owner: Owner, login: Callable[[], Any], every: float = EVERY
     ) -> None:
-        self.settings, self._login, self._every = settings, login, every
+        self.settings, self.owner, self._login, self._every = settings, owner, login, every
         phase = Phase.RESTORING if settings.volume else Phase.OFF
         self.status = Status(phase, time.monotonic())
         self._config: Any = None
@@ -294,7 +297,7 @@ class Keeper:
             "missing_count": self.status.missing_count,
             "host": self._config.host,
             "token": bearer(self._config),
-            "known": [self.settings.owner, self.settings.env.get("DATABRICKS_CLIENT_ID", "")],
+            "known": [self.owner.email, self.settings.env.get("DATABRICKS_CLIENT_ID", "")],
         }
         child.wait_until_ready()
         with self._lock:

@@ -61,6 +61,7 @@ class Worker:
         self.home, self.volume = home, volume
         self._connect, self._say, self._ask_readers = connect, say, workspace
         self._said, self._asked = 0.0, -ASKED
+        self._known: list[str] = []  # who was meant to read the volume when that was asked
         self.archive = Archive(home, volume, self._tick)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -115,11 +116,14 @@ class Worker:
 
     def _readers(self, request: dict[str, Any]) -> dict[str, Any]:
         """Who else may read the volume, where that is asked for again after a while."""
-        if not self._ask_readers or time.monotonic() < self._asked + ASKED:
+        if not self._ask_readers:
             return {}
-        self._asked = time.monotonic()
+        known = request["known"]
+        if known == self._known and time.monotonic() < self._asked + ASKED:
+            return {}
+        self._asked, self._known = time.monotonic(), known  # the app's owner may be found later
         login = request["host"], request["token"]
-        readers = find_readers(partial(self._ask_readers, *login), self.volume, request["known"])
+        readers = find_readers(partial(self._ask_readers, *login), self.volume, known)
         return {"readers": readers.line, "exposed": bool(readers.others)}
 
     def _tick(self) -> None:
