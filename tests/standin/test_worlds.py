@@ -324,6 +324,7 @@ CLIENT_SAYS = {  # to the old name, the new one and the new one of a GPT model
 }
 
 
+@pytest.mark.slow
 def test_the_vendors_openai_client_confirms_the_worlds_and_the_rules() -> None:
     """Where a bare client is refused, the vendor's own, which leaves things out, is taken."""
     pytest.importorskip("databricks_openai", reason="databricks-openai is missing")
