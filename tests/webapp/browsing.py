@@ -98,6 +98,7 @@ def prompt(page: Page) -> None:
 
 def submit(page: Page, text: str, answer: str) -> None:
     """Type a line into Hermes and wait for its answer. An Enter that comes too soon after a text is taken for part of it."""
+    page.locator(".xterm-helper-textarea").focus()  # a click elsewhere took it
     page.keyboard.type(text)
     sees(page, text)
     screen = page.locator(".xterm-rows")
