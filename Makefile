@@ -89,7 +89,7 @@ deploy status undeploy: .venv/ready
 	@$(if $(STANDIN_OPTIONS),$(STANDIN:--=--apps --)) $(RUN) deploy.py $@ $(ASKED)
 
 test: lint $(DEMO)/.local/bin/hermes
-	NO_SKIPS=1 $(PYTEST) --numprocesses 5 --dist worksteal --timeout 300 --faults
+	NO_SKIPS=1 $(PYTEST) --numprocesses 4 --dist worksteal --timeout 300 --faults
 
 lint: .venv/ready
 	$(BIN)/ruff check .
