@@ -89,14 +89,26 @@ def live(
     keeper.LAST = last
     hurry(setattr)
     if forked:
+        vars(os)["nice"] = lambda _: 0  # beside other tests, what is nice would hardly get on
         vars(child)["subprocess"] = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE)
     exec(DRIVER, {})  # noqa: S102 (it is our own)
 
 
 def hurry(set_attribute: Callable[[Any, str, Any], None]) -> None:
-    """Make databricks-sdk repeat a request in a part of the time."""
-    set_attribute(RealClock, "time", lambda _: time.time() * HURRY)
-    set_attribute(RealClock, "sleep", lambda _, seconds: time.sleep(seconds / HURRY))
+    """Make databricks-sdk repeat a request in a part of the time.
+
+    Its clock goes on only while it sleeps: a process that has to wait for its turn is not late.
+    """
+
+    def sleep(clock: Any, seconds: float) -> None:
+        clock.slept = elapsed(clock) + seconds
+        time.sleep(seconds / HURRY)
+
+    def elapsed(clock: Any) -> float:
+        return float(vars(clock).get("slept", 0))
+
+    set_attribute(RealClock, "time", elapsed)
+    set_attribute(RealClock, "sleep", sleep)
 
 
 class Forked:

@@ -1293,8 +1293,8 @@ def start(place: Place, nursery: Nursery, fault: str) -> Instance:
 @pytest.mark.parametrize(
     ("restarts", "seed"),
     [
-        pytest.param(30, 0, marks=pytest.mark.fault("restart", 30)),
-        *(pytest.param(50, n, marks=pytest.mark.slow) for n in (1, 2, 3, 4)),
+        *(pytest.param(10, n, marks=pytest.mark.fault("restart", 10)) for n in range(3)),
+        *(pytest.param(50, n, marks=pytest.mark.slow) for n in range(3, 7)),
     ],
 )
 def test_nothing_is_lost_at_a_restart(

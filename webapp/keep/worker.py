@@ -91,7 +91,6 @@ class Worker:
             record_choice(files, self.volume, chosen, lines)
         self._open(chosen, request)
         opened = self.archive.restore(files)
-        os.nice(19 - os.nice(0))  # the disk's priority follows
         missing = _fitting(opened.missing)
         count = len(opened.missing)
         return asdict(opened) | {"line": chosen, "missing": missing, "missing_count": count}
@@ -102,7 +101,6 @@ class Worker:
         if len(missing) < request["missing_count"]:
             missing = None
         opened = self.archive.look(files, request["state"], missing)
-        os.nice(19 - os.nice(0))
         return asdict(opened)
 
     def _open(self, line: str, request: dict[str, Any]) -> None:
@@ -214,7 +212,9 @@ def main() -> None:
     with suppress(BrokenPipeError):  # the app was killed
         worker = Worker(Path(sys.argv[1]), sys.argv[2], connect, say, workspace)
         for line in sys.stdin:
-            say(worker.answer(json.loads(line)))
+            say(answer := worker.answer(json.loads(line)))
+            if "files" in answer:  # from now on nobody waits for it
+                os.nice(19 - os.nice(0))  # the disk's priority follows
 
 
 if __name__ == "__main__":
