@@ -12,36 +12,38 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import INSTALLED, PATIENCE, ROOT, until
+from tests.conftest import PATIENCE, ROOT, until
 
 STANDIN = "This is the stand-in, not your workspace"
 MAKE = ["make", "--no-print-directory", "-o", ".venv/ready"]
 
 
-def spawn(tmp_path: Path, target: str) -> Any:
+@pytest.fixture
+def demo(installed_hermes: Path, tmp_path: Path) -> Path:
+    """A folder for demos that no other test uses, with the real Hermes."""
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / ".local").symlink_to(installed_hermes / ".local")
+    return tmp_path / "demo"
+
+
+def spawn(demo: Path, target: str) -> Any:
     """Start a target in a terminal, as a newcomer does, and wait until the app is there."""
     pexpect = pytest.importorskip("pexpect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"DATABRICKS_APP_PORT": str(port), "HOME": str(tmp_path)}
-    make = pexpect.spawn(
-        MAKE[0], [*MAKE[1:], target], cwd=ROOT, env=env, encoding="utf-8", timeout=PATIENCE
-    )
+    env = os.environ | {"DATABRICKS_APP_PORT": str(port), "HOME": str(demo)}
+    options = [*MAKE[1:], target, f"DEMO={demo}"]
+    make = pexpect.spawn(MAKE[0], options, cwd=ROOT, env=env, encoding="utf-8", timeout=PATIENCE)
     make.expect("Hermes is at http://localhost:[0-9]+\r\n")
     return make
 
 
-def homes() -> set[Path]:
-    return {*INSTALLED.glob("run.*")}
-
-
-def test_ctrl_c_is_one_line(tmp_path: Path, installed_hermes: Path) -> None:
+def test_ctrl_c_is_one_line(demo: Path, installed_hermes: Path) -> None:
     pexpect = pytest.importorskip("pexpect")
-    before = homes()
-    make = spawn(tmp_path, "app")
+    make = spawn(demo, "app")
     assert STANDIN in make.before
-    home = (homes() - before).pop()
+    [home] = demo.glob("run.*")
     assert (home / ".local" / "bin" / "hermes").samefile(installed_hermes / ".local/bin/hermes")
     make.sendintr()
     make.expect(pexpect.EOF)
@@ -50,15 +52,14 @@ def test_ctrl_c_is_one_line(tmp_path: Path, installed_hermes: Path) -> None:
     until(lambda: not home.exists(), lambda: f"{home} is still there")
 
 
-def test_two_demos_share_nothing_but_hermes(installed_hermes: Path, tmp_path: Path) -> None:
+def test_two_demos_share_nothing_but_hermes(demo: Path) -> None:
     pexpect = pytest.importorskip("pexpect")
-    before = homes()
-    first, second = spawn(tmp_path, "demo"), spawn(tmp_path, "demo")
+    first, second = spawn(demo, "demo"), spawn(demo, "demo")
     assert STANDIN not in first.before
-    new = [*(homes() - before)]
-    configs = [home / ".hermes" / "config.yaml" for home in new]
+    homes = [*demo.glob("run.*")]
+    assert len(homes) == 2
+    configs = [home / ".hermes" / "config.yaml" for home in homes]
     until(lambda: all(c.exists() for c in configs), lambda: str(configs))
-    assert len(new) == 2
     keys = [{line for line in c.read_text().splitlines() if "api_key" in line} for c in configs]
     assert keys[0]
     assert not keys[0] & keys[1]
@@ -66,13 +67,13 @@ def test_two_demos_share_nothing_but_hermes(installed_hermes: Path, tmp_path: Pa
     first.expect(pexpect.EOF)
     assert first.before.strip("^C\r\n") == "Hermes has ended."
     os.killpg(second.pid, signal.SIGHUP)  # as from the shell of a window that is closed
-    until(lambda: not any(home.exists() for home in new), lambda: str(homes()))
+    until(lambda: not [*demo.glob("run.*")], lambda: str(homes))
 
 
 def test_check_without_a_workspace_says_what_it_is(tmp_path: Path) -> None:
     def check(*more: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-        command = [*MAKE, "check", *more]
+        command = [*MAKE, "check", f"DEMO={tmp_path}", *more]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
 
     assert check().startswith(STANDIN)
