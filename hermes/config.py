@@ -15,7 +15,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,14 +40,6 @@ _KINDS = {  # what Hermes understands of the sections that we write to
     "custom_providers": (list,),
     "fallback_providers": (list, dict),
 }
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A config as it was read: what it means; or what can be kept of it, and what is wrong."""
-
-    config: Config
-    problem: str = ""
 
 
 def write_config(
@@ -73,7 +66,7 @@ def write_config(
         note = _replace(path, raw, text, why)
         path.chmod(0o600)
         file.seek(0)
-        file.write(json.dumps(replace(remembered, proved=proved).as_json()))
+        file.write(json.dumps(asdict(replace(remembered, proved=proved))))
         file.truncate()
         return note
 
@@ -82,26 +75,27 @@ def _updated(
     raw: bytes, settings: HermesSettings, routes: Routes, memory: Memory
 ) -> tuple[str, str, Memory]:
     """A config's new text, why the old one is kept beside it ("" for not), and the new memory."""
-    parsed = parse_config(raw)
-    if parsed.problem:
-        merged, remembered = merge_config(parsed.config, settings, routes, memory)
-        return yaml_text.dump(merged), parsed.problem, remembered
+    config, problem = parse_config(raw)
+    if problem:
+        merged, remembered = merge_config(config, settings, routes, memory)
+        return yaml_text.dump(merged), problem, remembered
     trust = trust_of_setup(settings.host, settings.gateway, memory.host, memory.providers.values())
     # The keys first, in place: after a mere rotation nothing else changes.
-    before = with_key(raw.decode(), parsed.config, settings.token, trust)
+    before = _with_key(raw.decode(), config, settings.token, trust)
     existing = yaml.safe_load(before) or {}
     merged, remembered = merge_config(existing, settings, routes, memory)
     text = yaml_text.render(before, existing, merged, _astray(before, settings.token))
+    if not existing:
+        return text, "", remembered
     url, last = model_url(existing), memory.providers.values()
     known = bool(last) and (url in last or trust.allows(url))
-    if existing and not known:
-        return text, "was not ours", remembered
-    return text, _lost(before, text) if existing else "", remembered
+    return text, _lost(before, text) if known else "was not ours", remembered
 
 
 def own_cap(path: Path) -> int:
     """The user's own `model.max_tokens` in a config; 0 where there is none."""
-    cap = as_dict(parse_config(path.read_bytes()).config.get("model")).get("max_tokens")
+    config, _ = parse_config(path.read_bytes())
+    cap = as_dict(config.get("model")).get("max_tokens")
     return cap if type(cap) is int and cap > 0 else 0
 
 
@@ -137,42 +131,37 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
         if trust is None:
             return False
         raw = config_path.read_bytes()
-        parsed = parse_config(raw)
-        if parsed.problem and not parsed.config:
-            log.warning("%s %s: Hermes's token in it is not renewed.", config_path, parsed.problem)
+        config, problem = parse_config(raw)
+        if problem and not config:
+            log.warning("%s %s: Hermes's token in it is not renewed.", config_path, problem)
             return False
         before = raw.decode()
-        text = with_key(before, parsed.config, token, trust)
+        text = _with_key(before, config, token, trust)
         return _replace(config_path, raw, text, _lost(before, text)) != "unchanged"
 
 
-def parse_config(raw: bytes) -> Parsed:
-    """Read a config's bytes."""
+def parse_config(raw: bytes) -> tuple[Config, str]:
+    """Read a config's bytes: what can be kept of it, and what is wrong, "" for nothing."""
     try:
         config = yaml.safe_load(raw.decode())
         yaml_text.dump(config)
     except RecursionError:
-        return Parsed({}, "is nested too deeply")
+        return {}, "is nested too deeply"
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
-        return Parsed({}, f"is not valid YAML ({' '.join(str(error).split())[:120]})")
+        return {}, f"is not valid YAML ({' '.join(str(error).split())[:120]})"
     if config is None:
-        return Parsed({})
+        return {}, ""
     if not isinstance(config, dict):
-        return Parsed({}, f"holds a {type(config).__name__}, not a mapping")
+        return {}, f"holds a {type(config).__name__}, not a mapping"
     for key, kinds in _KINDS.items():
         if config.get(key) is not None and not isinstance(config[key], kinds):
-            return Parsed(config, f"has a {key} that Hermes does not understand")
-    return Parsed(config)
+            return config, f"has a {key} that Hermes does not understand"
+    return config, ""
 
 
-def with_key(text: str, config: Config, token: str, trust: Trust) -> str:
-    """Replace our keys in a text; all else stays, but odd YAML (anchors) is written anew.
-
-    Arguments:
-        text: the file's.
-        config: what it means.
-        token: the key that ours shall have.
-        trust: which entries are ours.
+def _with_key(text: str, config: Config, token: str, trust: Trust) -> str:
+    """Replace our keys in a text that means `config`; all else stays, but odd YAML (anchors) is
+    written anew.
     """
     new = _renewed(config, token, trust)
     if new == config:
@@ -211,10 +200,9 @@ def _astray(text: str, token: str) -> set[str]:
 
     Hermes itself indents lists deeper.
     """
-    lines = yaml_text.lines_by_block(text)
     return {
         block
-        for block, line in lines
+        for block, line in yaml_text.lines_by_block(text)
         if block in _MANAGED and token in line and not line.startswith("  api_key: ")
     }
 
@@ -225,9 +213,9 @@ def _lost(old: str, new: str) -> str:
     These are comments and anchors anywhere, and all lines outside our blocks.
     """
     kept = set(new.splitlines())
-    gone = (line for line in yaml_text.lines_by_block(old) if line.text not in kept)
-    for block, line in gone:
-        if line.strip() and (block not in _MANAGED or re.search("[#&*]", line)):
+    for block, line in yaml_text.lines_by_block(old):
+        own = block not in _MANAGED or re.search("[#&*]", line)
+        if own and line.strip() and line not in kept:
             return "had lines that had to go"
     return ""
 
@@ -294,9 +282,7 @@ def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
         return "unchanged"
     note = ""
     if why:
-        now = time.time_ns()
-        stamp = time.strftime("%Y-%m-%dT%H%M%S", time.gmtime(now // 10**9))
-        kept = path.with_name(f"{path.name}.{stamp}.{now // 1000 % 10**6:06}.bak")
+        kept = path.with_name(f"{path.name}.{datetime.now(timezone.utc):%Y-%m-%dT%H%M%S.%f}.bak")
         write_whole(kept, raw)
         note = f"; the old one {why}, kept as {kept.name}"
     write_whole(path, text.encode())

@@ -27,11 +27,7 @@ MCP = "mcp==1.26.0"
 
 
 def install_hermes(home: Path, package: str) -> bool:
-    """Install Hermes in an environment of its own, unless it is there.
-
-    Arguments:
-        home: Hermes goes to `.local` below it.
-        package: what uv installs.
+    """Install Hermes in an environment of its own in `.local`, unless it is there.
 
     Returns:
         False where that failed; why is on stderr.
@@ -45,11 +41,9 @@ def install_hermes(home: Path, package: str) -> bool:
                 f" rm {binary}, and run this again."
             )
         return True
-    uv = (
-        [sys.executable, "-m", "uv"]
-        if importlib.util.find_spec("uv")
-        else [shutil.which("uv") or ""]
-    )
+    uv = [shutil.which("uv") or ""]
+    if importlib.util.find_spec("uv"):
+        uv = [sys.executable, "-m", "uv"]
     if not uv[-1]:
         print(
             "Hermes cannot be installed: uv is missing; `pip install uv` brings it.",
@@ -80,9 +74,6 @@ def compile_hermes(home: Path) -> None:
 
     It goes on by itself, at low priority, while routes are asked and beside Hermes's first start.
     Python itself would compile at each start where PYTHONDONTWRITEBYTECODE is set.
-
-    Arguments:
-        home: where Hermes is installed.
     """
     python = (home / ".local" / "bin" / "hermes").resolve().with_name("python")
     for packages in python.parent.parent.glob("lib/python3*/site-packages"):
@@ -150,7 +141,8 @@ def prepare_home(home: Path, checkout: Path) -> None:
 
 
 def answering_servers(servers: dict[str, str]) -> dict[str, str]:
-    """Drop the default MCP servers that do not answer: Hermes would wait for them at every start.
+    """Leave out the default MCP servers that do not answer: Hermes would wait for them at every
+    start.
 
     Arguments:
         servers: URL by name; "" means left out.
@@ -160,10 +152,8 @@ def answering_servers(servers: dict[str, str]) -> dict[str, str]:
     """
     asked = [name for name, (_, url) in MCP_DEFAULTS.items() if servers.get(name) == url]
     with ThreadPoolExecutor() as pool:
-        reasons = dict(
-            zip(asked, pool.map(unreachable, (servers[name] for name in asked)), strict=True)
-        )
-    gone = {name: why for name, why in reasons.items() if why}
+        reasons = pool.map(unreachable, [servers[name] for name in asked])
+        gone = {name: why for name, why in zip(asked, reasons, strict=True) if why}
     if gone:
         said = ", ".join(f"{name} ({why})" for name, why in gone.items())
         print(f"MCP:       left out, as they do not answer: {said}")

@@ -20,21 +20,8 @@ from hermes.urls import SettingError, brief_error, clean_gateway, clean_url
 from utils import get_gateway_host
 
 
-class Credentials(NamedTuple):
-    """A workspace's URL and a token for it; "" for what was not found. `origin` says where the URL
-    is from, if found.
-    """
-
-    host: str
-    token: str
-    origin: str = ""
-
-
 def load_settings(env: Mapping[str, str]) -> HermesSettings:
     """Read the settings, log in where no token was given, and find the gateway.
-
-    Arguments:
-        env: the environment.
 
     Returns:
         The settings; an empty token where there is none yet.
@@ -42,27 +29,20 @@ def load_settings(env: Mapping[str, str]) -> HermesSettings:
     Raises:
         SettingError: for the first setting that cannot be used.
     """
-    given = read_settings(env)
-    host, token, origin = find_credentials(env, given)
-    check_token(token)
-    if token and not host:
+    settings = read_settings(env)
+    if not (settings.token and settings.host):
+        settings = _log_in(env, settings)
+        check_token(settings.token)
+    if settings.token and not settings.host:
         raise SettingError(
             "DATABRICKS_HOST: it is not set; expected the workspace's URL, like"
             " https://adb-1.2.azuredatabricks.net"
         )
-    settings = replace(given, host=host, token=token, origin=origin)
-    return find_gateway(env, settings) if token else settings
+    return _find_gateway(env, settings) if settings.token else settings
 
 
-def find_gateway(env: Mapping[str, str], settings: HermesSettings) -> HermesSettings:
-    """Find the workspace's AI Gateway, which is probed where it is not named.
-
-    Arguments:
-        env: the environment.
-        settings: with the workspace's host.
-
-    Returns:
-        The settings with the gateway, or with "" where none answers.
+def _find_gateway(env: Mapping[str, str], settings: HermesSettings) -> HermesSettings:
+    """Find the workspace's AI Gateway, "" where none answers; it is probed where it is not named.
 
     Raises:
         SettingError: where a parent process found one to which the token must not go.
@@ -76,50 +56,44 @@ def find_gateway(env: Mapping[str, str], settings: HermesSettings) -> HermesSett
             f"_GATEWAY_RESOLVED: {gateway!r} is in another cloud than {settings.host};"
             " expected DATABRICKS_GATEWAY_HOST to say so"
         )
-    by_id = env.get("DATABRICKS_WORKSPACE_ID", "").strip()
     if "_GATEWAY_RESOLVED" in env:
         origin = "found by a parent process"
     elif gateway == named:
         origin = "from DATABRICKS_GATEWAY_HOST, not probed"
+    elif env.get("DATABRICKS_WORKSPACE_ID", "").strip():
+        origin = "derived from DATABRICKS_WORKSPACE_ID; it answered"
     else:
-        source = "DATABRICKS_WORKSPACE_ID" if by_id else "DATABRICKS_HOST"
-        origin = f"derived from {source}; it answered"
+        origin = "derived from DATABRICKS_HOST; it answered"
     return replace(settings, gateway=gateway, gateway_origin=origin)
 
 
-def find_credentials(env: Mapping[str, str], given: HermesSettings) -> Credentials:
+def _log_in(env: Mapping[str, str], given: HermesSettings) -> HermesSettings:
     """Complete the workspace's URL and token from databricks-sdk's unified authentication, where it
-    is installed.
+    is installed; a line on stderr says why it has none.
 
     Raises:
         SettingError: where the profiles cannot be used.
     """
-    complete = given.token and given.host
-    found = None if complete else _log_in(env, given.home)
-    if found is None:
-        return Credentials(given.host, given.token)
-    origin = ""
-    if not given.host:
-        origin = f"{found.host} is from {found.origin}"
-    return Credentials(given.host or found.host, given.token or found.token, origin)
-
-
-def _log_in(env: Mapping[str, str], home: Path) -> Credentials | None:
-    """What databricks-sdk finds; None where that is nothing, and a line on stderr says why."""
     try:
-        config = sdk_config(env, home, timeout=5)
+        config = sdk_config(env, given.home, timeout=5)
         kind, _, token = config.authenticate().get("Authorization", "").partition(" ")
         host = clean_url("host in ~/.databrickscfg", config.host or "")
     except ImportError:
-        return None
+        return given
     except SettingError:
         raise
     except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
         if reason := _why_no_token(error):
             print(f"databricks-sdk found no token: {reason}", file=sys.stderr)
-        return None
-    origin = f"profile {config.profile or 'DEFAULT'} in {_profiles_file(env, home)}"
-    return Credentials(host, token if kind == "Bearer" else "", origin)
+        return given
+    file = _profiles_file(env, given.home)
+    profile = f"profile {config.profile or 'DEFAULT'} in {file}"
+    return replace(
+        given,
+        host=given.host or host,
+        token=given.token or (token if kind == "Bearer" else ""),
+        origin="" if given.host else f"{host} is from {profile}",
+    )
 
 
 def _why_no_token(error: Exception) -> str:

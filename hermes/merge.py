@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from hermes.routes import Place, Routes, direct_route
@@ -60,10 +60,6 @@ class Memory:
             proved if isinstance(proved, bool) else None,
         )
 
-    def as_json(self) -> Config:
-        """The form that `read` takes."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Ownership:
@@ -71,7 +67,7 @@ class Ownership:
 
     trust: Trust
     last: Mapping[str, str]  # base URLs of the last setup's providers by name
-    named: Collection[str] = ()  # the providers that the user's own fallback entries name
+    named: Collection[object] = ()  # the providers that the user's own fallback entries name
 
     def now(self, entry: object) -> bool:
         """Whether it has one of our names and a URL of this workspace: then it has our token."""
@@ -82,17 +78,13 @@ class Ownership:
         name = name_of(entry)
         return is_our_name(name) and url_of(entry) == self.last.get(name)
 
-    def either(self, entry: object) -> bool:
-        """Whether it is ours in one way or the other."""
-        return self.now(entry) or self.before(entry)
-
     def needed(self, entry: object) -> bool:
         """Whether an entry of the user's fallback chain names it."""
         return f"custom:{name_of(entry)}" in self.named
 
-    def left_over(self, entry: object) -> bool:
-        """Whether the last setup wrote it, and nobody needs it any more."""
-        return self.before(entry) and not self.needed(entry)
+    def stays(self, entry: object) -> bool:
+        """Whether it is the user's, or the last setup's for another workspace and still needed."""
+        return not self.now(entry) and (self.needed(entry) or not self.before(entry))
 
 
 def merge_config(
@@ -112,19 +104,25 @@ def merge_config(
     """
     config, memory = copy.deepcopy(existing), memory or Memory()
     trust = trust_of_setup(settings.host, settings.gateway, memory.host, memory.providers.values())
-    inline = _InlineKeys(trust, _our_models(config, settings, routes))
-    theirs = _users_chain(config, memory, inline)
-    own = Ownership(trust, memory.providers, _named(theirs))
+    last_model = as_dict(config.get("model")).get("default")
+    models = [settings.model, settings.fallback_model, routes.primary.model, routes.fallback.model]
+    for key in ("fallback_providers", "fallback_model"):  # the second is an older word for it
+        _drop_keys(config, key, [*models, last_model], trust)
+    chain = as_list(config.get("fallback_providers"))
+    theirs = [entry for entry in chain if entry not in memory.fallback_providers]
+    named = [as_dict(entry).get("provider") for entry in theirs]
+    own = Ownership(trust, memory.providers, named)
 
-    config["model"] = merge_model(config.get("model"), settings.token, routes.primary, trust)
+    config["model"] = merge_model(config, settings.token, routes.primary, trust)
     entries = _take_providers(config, own)
     names = _names(settings, routes, _taken(config, entries, own))
     ours = _our_providers(names, settings.token, routes)
     config["custom_providers"] = merge_providers(entries, ours, own, memory.models)
-    places = [(names[place.base_url], place.model) for place in _places(routes)]
-    chain = [{"provider": f"custom:{name}", "model": model} for name, model in places]
-    config["fallback_providers"] = merge_chain(theirs, chain)
-    inline.drop_from(config, "fallback_model")  # an older word, which Hermes still reads
+    chain = [
+        {"provider": f"custom:{names[place.base_url]}", "model": place.model}
+        for place in _places(routes)
+    ]
+    config["fallback_providers"] = chain + [entry for entry in theirs if entry not in chain]
 
     # Hermes then fetches neither packages nor its command scanner's newest build as it runs.
     _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
@@ -135,13 +133,14 @@ def merge_config(
     if skills.is_dir():
         _fill(config, "skills", {"external_dirs": [str(skills)]})
     written = {name_of(e): url_of(e) for e in config["custom_providers"] if own.now(e)}
-    return config, Memory(settings.host, written, _lists(ours), chain, servers)
+    lists = {name: entry["models"] for name, entry in ours.items() if "models" in entry}
+    return config, Memory(settings.host, written, lists, chain, servers)
 
 
-def merge_model(model: object, token: str, primary: Place, trust: Trust) -> Config:
+def merge_model(config: Config, token: str, primary: Place, trust: Trust) -> Config:
     """The `model` section: which model, where and with which key; the rest is the user's."""
-    theirs = dict(as_dict(model))
-    if not trust.allows(model_url({"model": model})):
+    theirs = dict(as_dict(config.get("model")))
+    if not trust.allows(model_url(config)):
         theirs.pop("api_mode", None)  # another vendor's protocol
     return {
         **theirs,
@@ -175,14 +174,9 @@ def merge_providers(
             merged.append(_updated(entry, missing.pop(name), lists.get(name)))
         elif own.now(entry) and own.needed(entry):
             merged.append({**entry, "api_key": token})
-        elif not own.now(entry) and not own.left_over(entry):
+        elif own.stays(entry):
             merged.append(entry)
     return [*merged, *missing.values()]
-
-
-def merge_chain(theirs: list[Any], ours: list[Config]) -> list[Any]:
-    """The fallback chain: ours first, then what the user added."""
-    return ours + [entry for entry in theirs if entry not in ours]
 
 
 def merge_servers(config: Config, ours: Config, before: Mapping[str, Config]) -> None:
@@ -193,8 +187,16 @@ def merge_servers(config: Config, ours: Config, before: Mapping[str, Config]) ->
         ours: the servers that we want, by name.
         before: what the last setup wrote: this is ours to replace.
     """
-    if isinstance(there := config.get("mcp_servers"), dict):
-        config["mcp_servers"] = _users_servers(there, ours, before)
+    there, kept = config.get("mcp_servers"), {}
+    for name, entry in as_dict(there).items():
+        # CODA's setup gives its two servers a time-out; one that is left out now goes.
+        bare = {k: v for k, v in as_dict(entry).items() if k != "timeout"}
+        default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else None
+        left_out = bare == default and ours.get(name) != default
+        if entry != before.get(name, ...) and not left_out:
+            kept[name] = entry
+    if isinstance(there, dict):
+        config["mcp_servers"] = kept
     _fill(config, "mcp_servers", ours)
 
 
@@ -226,43 +228,17 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-@dataclass(frozen=True)
-class _InlineKeys:
-    """Fallback entries of an older setup with a key inside, which Hermes reads once per process."""
+def _drop_keys(config: Config, key: str, models: Collection[Any], trust: Trust) -> None:
+    """Drop an older setup's fallback entries with a key in them: Hermes reads those once only."""
 
-    trust: Trust
-    models: list[Any]
-
-    def holds(self, entry: object) -> bool:
-        """Whether an entry is such a one."""
+    def holds_key(entry: object) -> bool:
         fields = as_dict(entry)
-        ours = fields.get("model") in self.models and self.trust.allows(url_of(entry))
-        return "api_key" in fields and ours
+        ours = fields.get("model") in models and trust.allows(url_of(entry))
+        return ours and "api_key" in fields
 
-    def drop_from(self, config: Config, key: str) -> None:
-        """Take such entries out of a config's section."""
-        entries = as_list(config.get(key))
-        if any(map(self.holds, entries)):
-            config[key] = [entry for entry in entries if not self.holds(entry)]
-
-
-def _our_models(config: Config, settings: HermesSettings, routes: Routes) -> list[Any]:
-    """What our two models are or were called."""
-    now = [routes.primary.model, routes.fallback.model]
-    asked = [settings.model, settings.fallback_model]
-    return [*now, *asked, as_dict(config.get("model")).get("default")]
-
-
-def _users_chain(config: Config, memory: Memory, inline: _InlineKeys) -> list[Any]:
-    """The fallback entries that are the user's own."""
-    chain = as_list(config.get("fallback_providers"))
-    return [e for e in chain if e not in memory.fallback_providers and not inline.holds(e)]
-
-
-def _named(chain: Iterable[object]) -> list[str]:
-    """The providers that a fallback chain names."""
-    providers = [as_dict(entry).get("provider") for entry in chain]
-    return [name for name in providers if isinstance(name, str)]
+    entries = as_list(config.get(key))
+    if any(map(holds_key, entries)):
+        config[key] = [entry for entry in entries if not holds_key(entry)]
 
 
 def _take_providers(config: Config, own: Ownership) -> list[Any]:
@@ -270,18 +246,20 @@ def _take_providers(config: Config, own: Ownership) -> list[Any]:
 
     Hermes reads that mapping first, so ours are taken out of it.
     """
+
+    def ours(entry: object) -> bool:
+        return own.now(entry) or own.before(entry)
+
     mapping = as_dict(config.get("providers"))
     known = {name: {"name": name, **as_dict(entry)} for name, entry in mapping.items()}
-    moved = {name: entry for name, entry in known.items() if own.either(entry)}
+    moved = {name: entry for name, entry in known.items() if ours(entry)}
     if moved:
         config["providers"] = {n: entry for n, entry in mapping.items() if n not in moved}
     listed = [*as_list(config.get("custom_providers")), *moved.values()]
-    return [_unmigrated(entry) if own.either(entry) else entry for entry in listed]
-
-
-def _unmigrated(entry: Config) -> Config:
-    """An entry with the names that its fields have in the list."""
-    return {_MIGRATED.get(key, key): value for key, value in entry.items()}
+    return [
+        {_MIGRATED.get(key, key): value for key, value in entry.items()} if ours(entry) else entry
+        for entry in listed
+    ]
 
 
 def _taken(config: Config, entries: Iterable[Any], own: Ownership) -> set[str]:
@@ -290,8 +268,7 @@ def _taken(config: Config, entries: Iterable[Any], own: Ownership) -> set[str]:
     Source: hermes_cli.runtime_provider of hermes-agent 0.19.0.
     """
     mapping = as_dict(config.get("providers"))
-    others = [e for e in entries if not own.now(e) and not own.left_over(e)]
-    fields = [as_dict(entry) for entry in [*others, *mapping.values()]]
+    fields = [as_dict(entry) for entry in [*filter(own.stays, entries), *mapping.values()]]
     names = [*mapping, *(e.get(key) for e in fields for key in ("name", "provider_key"))]
     return {str(name).strip().lower().replace(" ", "-") for name in names}
 
@@ -340,24 +317,6 @@ def _models(routes: Routes, url: str) -> Config:
     found = {place.model for place in _places(routes) if place.base_url == url}
     windows = {model: listed.get(model, 0) for model in sorted({*listed, *found})}
     return {model: {"context_length": n} if n else {} for model, n in windows.items()}
-
-
-def _lists(ours: Mapping[str, Config]) -> dict[str, Config]:
-    """The lists of models of our providers, by name."""
-    return {name: entry["models"] for name, entry in ours.items() if "models" in entry}
-
-
-def _users_servers(there: Config, ours: Config, before: Mapping[str, Config]) -> Config:
-    """The servers without the last setup's, and without CODA's own that are left out now."""
-    kept = {}
-    for name, entry in there.items():
-        # CODA's setup gives its two servers a time-out.
-        bare = {k: v for k, v in as_dict(entry).items() if k != "timeout"}
-        default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else None
-        codas = bare == default and ours.get(name) != default
-        if entry != before.get(name, ...) and not codas:
-            kept[name] = entry
-    return kept
 
 
 def _allow_plugin(config: Config) -> None:

@@ -42,13 +42,6 @@ class HermesSettings:
 def read_flag(env: Mapping[str, str], name: str) -> bool:
     """Read an on/off setting that is on by default.
 
-    Arguments:
-        env: the environment.
-        name: the variable.
-
-    Returns:
-        False for false, 0, no or off; True for true, 1, yes, on or nothing.
-
     Raises:
         SettingError: for any other word.
     """
@@ -61,35 +54,25 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
 
 
 def read_settings(env: Mapping[str, str]) -> HermesSettings:
-    """Read and check every setting. It asks nobody: see `hermes.login.load_settings` for what is
-    still missing.
-
-    Arguments:
-        env: the environment.
-
-    Returns:
-        The settings as they were given, without a gateway.
+    """Read and check every setting. It asks nobody: `hermes.login.load_settings` adds what is
+    still missing, such as the gateway.
 
     Raises:
-        SettingError: for the first setting that cannot be used.
+        SettingError: for a setting that cannot be used.
     """
-    home = read_home(env)
-    package = _read_package(env)
-    servers = _read_servers(env)
-    host = clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
     read_gateway(env)
     clean_gateway("_GATEWAY_RESOLVED", env.get("_GATEWAY_RESOLVED", ""))
     token = env.get("DATABRICKS_TOKEN", "").strip()
     check_token(token)
     return HermesSettings(
-        home=home,
-        host=host,
+        home=read_home(env),
+        host=clean_url("DATABRICKS_HOST", env.get("DATABRICKS_HOST", "")),
         token=token,
         model=_read_model(env, "HERMES_MODEL", "databricks-claude-opus-4-7"),
         fallback_model=_read_model(env, "HERMES_FALLBACK_MODEL", "databricks-claude-opus-4-6"),
         prove=read_flag(env, "HERMES_PROVE"),
-        package=package,
-        mcp_servers=servers,
+        package=_read_package(env),
+        mcp_servers=_read_servers(env),
         workspace_id=_read_workspace_id(env),
     )
 
@@ -134,13 +117,15 @@ def _read_package(env: Mapping[str, str]) -> str:
 
 def _read_servers(env: Mapping[str, str]) -> dict[str, str]:
     """The MCP servers' URLs by name; "" for one that is to be left out."""
-    servers = {name: env.get(key, url).strip() for name, (key, url) in MCP_DEFAULTS.items()}
+    servers = {}
+    for name, (setting, default) in MCP_DEFAULTS.items():
+        url = env.get(setting, default)
+        clean_url(setting, url)
+        servers[name] = ensure_https(url)
     memory = env.get("TEAM_MEMORY_MCP_URL", "").strip().rstrip("/").removesuffix("/mcp")
-    for name, url in servers.items():
-        clean_url(MCP_DEFAULTS[name][0], url)
-    clean_url("TEAM_MEMORY_MCP_URL", memory)
-    found = {name: ensure_https(url) for name, url in servers.items()}
-    return found | ({"team-memory": f"{ensure_https(memory)}/mcp"} if memory else {})
+    if clean_url("TEAM_MEMORY_MCP_URL", memory):
+        servers["team-memory"] = f"{ensure_https(memory)}/mcp"
+    return servers
 
 
 def _read_workspace_id(env: Mapping[str, str]) -> str:
@@ -168,12 +153,6 @@ def _read_model(env: Mapping[str, str], name: str, default: str) -> str:
 
 def read_home(env: Mapping[str, str]) -> Path:
     """Find the home directory, also where a Databricks App has `HOME` unset or "/".
-
-    Arguments:
-        env: the environment.
-
-    Returns:
-        A directory that can be written.
 
     Raises:
         SettingError: where it cannot.

@@ -64,25 +64,19 @@ def find_readers(connect: Callable[[], Any], path: str, known: Collection[str] =
     except Exception as error:  # no right to ask, no network: it is said, and nothing hangs on it
         return Readers(problem=brief_error(error))
     meant = {one.lower() for one in (me, *known)}
-    found = [_Grant(owner, "READ_VOLUME", " (its owner)"), *grants] if owner else grants
+    found = [(owner, "READ_VOLUME", " (its owner)"), *grants] if owner else grants
     others = [
-        f"{one.principal}{one.through}"
-        for one in found
-        if one.right in READ and one.principal.lower() not in meant
+        f"{principal}{through}"
+        for principal, right, through in found
+        if right in READ and principal.lower() not in meant
     ]
-    manages = owner == me or (me, "MANAGE") in [(one.principal, one.right) for one in grants]
+    manages = owner == me or (me, "MANAGE") in [(who, right) for who, right, _ in grants]
     return Readers(tuple(dict.fromkeys(others)), manages)
 
 
-@dataclass(frozen=True)
-class _Grant:
-    principal: str
-    right: str
-    through: str  # in words, where it is not a grant on the volume itself
-
-
-def _grants(client: Any, name: str) -> Iterator[_Grant]:
-    """The effective grants on a volume.
+def _grants(client: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """The effective grants on a volume: to whom, which right, and through what, in words, where it
+    is not a grant on the volume itself.
 
     Raises:
         RuntimeError: where they do not end.
@@ -92,7 +86,7 @@ def _grants(client: Any, name: str) -> Iterator[_Grant]:
         page = client.grants.get_effective("volume", name, max_results=0, page_token=token)
         for one in page.privilege_assignments or []:
             for held in one.privileges or []:
-                yield _Grant(str(one.principal), _value(held.privilege), _through(held))
+                yield str(one.principal), _value(held.privilege), _through(held)
         if not (token := page.next_page_token):
             return
     raise RuntimeError("there are too many grants")

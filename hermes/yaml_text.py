@@ -8,16 +8,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import yaml
-
-
-class Line(NamedTuple):
-    """A line of a text, and the top-level key in whose block it stands."""
-
-    block: str
-    text: str
 
 
 class _Dumper(yaml.SafeDumper):
@@ -106,8 +99,6 @@ def render(text: str, old: dict[Any, Any], new: dict[Any, Any], anew: Collection
     Returns:
         A text that means `new`; without the old one's comments where they cannot be kept.
     """
-    if not old:
-        return (text if _is_comment(text) else "") + dump(new)
     try:
         head, *blocks = _blocks(text)
         kept = [
@@ -122,7 +113,7 @@ def render(text: str, old: dict[Any, Any], new: dict[Any, Any], anew: Collection
     result = "".join([head, *kept])
     added = {key: value for key, value in new.items() if key not in old}
     if added:
-        result += ("" if result.endswith("\n") else "\n") + dump(added)
+        result += ("\n" if result and not result.endswith("\n") else "") + dump(added)
     return result if means(result, new) else dump(new)
 
 
@@ -134,18 +125,19 @@ def means(text: str, value: object) -> bool:
         return False
 
 
-def lines_by_block(text: str) -> Iterator[Line]:
-    """Each line with the top-level key above it, "" before the first."""
+def lines_by_block(text: str) -> Iterator[tuple[str, str]]:
+    """The top-level key above each line, "" before the first, and the line."""
     block = ""
     for line in text.splitlines():
         if re.match(r"[^\s#-]", line):
             block = line.partition(":")[0]
-        yield Line(block, line)
+        yield block, line
 
 
 def _blocks(text: str) -> list[str]:
     """What stands before the first key, and the block of each."""
-    starts = [key.start_mark.index for key, _ in compose(text).value]
+    tree = compose(text)
+    starts = [key.start_mark.index for key, _ in tree.value] if tree else []
     bounds = [0, *starts, len(text)]
     return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
@@ -157,8 +149,3 @@ def _trailing_comments(block: str) -> str:
     while last > 1 and (lines[last - 1].startswith("#") or not lines[last - 1].strip()):
         last -= 1
     return "\n".join(lines[last:])
-
-
-def _is_comment(text: str) -> bool:
-    """Whether a text is comments and blank lines alone."""
-    return all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines())

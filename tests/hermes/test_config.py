@@ -283,9 +283,8 @@ def test_an_empty_config_is_filled(raw: bytes, tmp_path: Path) -> None:
     ],
 )
 def test_rendering_means_what_was_merged(text: str, tmp_path: Path) -> None:
-    parsed = parse_config(text.encode())
-    assert parsed.problem == ""
-    old = parsed.config
+    old, problem = parse_config(text.encode())
+    assert problem == ""
     new = merged(old, settings_for(tmp_path), routes_at(OPENAI, OPENAI))
     result = render(text, old, new)
     assert repr(yaml.safe_load(result)) == repr(new)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import utils
 from hermes import urls
-from hermes.config import Parsed, parse_config, refresh_token
+from hermes.config import parse_config, refresh_token
 from hermes.yaml_text import dump, render
 from setup_hermes import main
 from tests.mocked import (
@@ -84,8 +84,8 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     text = "# head\n" + yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, default_flow_style=flow
     )
-    old = parse_config(text.encode()).config
-    assert parse_config(text.encode()) == Parsed(config)
+    old, problem = parse_config(text.encode())
+    assert (old, problem) == (config, "")
     ours = settings_for(Path("/home/x"), mcp_servers={"exa": "https://mcp.exa.ai/mcp"})
     new = merged(old, ours, routes_at(OPENAI, MLFLOW))
     assert old == config
