@@ -43,15 +43,7 @@ __all__ = ["main", "refresh_token"]  # CODA's token rotator finds `refresh_token
 
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
-    """Run the program.
-
-    Arguments:
-        argv: the arguments: none, `--check`, `--report` or `--report --yes`.
-        env: the environment.
-
-    Returns:
-        The exit code; see the module's text.
-    """
+    """Run the program; what it takes and its exit codes are in the module's text."""
     if argv in (["-h"], ["--help"]):
         print(__doc__)
         return 0
@@ -102,10 +94,7 @@ def _setup(env: Mapping[str, str]) -> int:
     print(f"Config:    {path} {write_config(path, settings, proof.routes, proved)}")
     install_plugin(settings, proof.learnt, own_cap(path))
     if proved is False:
-        print(
-            f"{table(settings, proof.answers)}\nWarning: {verdict(proof)}",
-            file=sys.stderr,
-        )
+        print(f"{table(settings, proof.answers)}\nWarning: {verdict(proof)}", file=sys.stderr)
     print(*(f"{note}\n" for note in notes(settings.home, env)), sep="", end="", file=sys.stderr)
     return 0
 

@@ -64,13 +64,10 @@ def adapt_instructions_file(
     """Write CLAUDE.md as another CLI's instructions file.
 
     Arguments:
-        source_path: CLAUDE.md.
+        source_path: CLAUDE.md; False and a message say that it is missing.
         target_path: where the CLI looks; folders are made.
         new_header: the line that replaces the first `# ` header, or goes above a text without one.
         cli_name: the CLI's name, for the message.
-
-    Returns:
-        True when written; False, with a message, where the source is missing.
     """
     source, target = Path(source_path), Path(target_path)
     if not source.is_file():
@@ -85,14 +82,7 @@ def adapt_instructions_file(
 
 
 def get_npm_version(package_name: str) -> str | None:
-    """Ask npm for a package's newest version.
-
-    Arguments:
-        package_name: as the npm registry has it.
-
-    Returns:
-        The version; None on any failure, and after 30 seconds.
-    """
+    """Ask npm for a package's newest version; None on any failure, and after 30 seconds."""
     try:
         # CODA's own tests hold this call to the letter.
         answer = subprocess.run(

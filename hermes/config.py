@@ -113,12 +113,10 @@ def refresh_token(config_path: Path, token: str, host: str = "") -> bool:
     Arguments:
         config_path: the file; a symlink is followed.
         token: the new key.
-        host: the URL of the token's workspace, where it is known: a config of another one is left
-            alone.
+        host: the URL of the token's workspace, if known: a config of another one is left alone.
 
     Returns:
-        True when something changed; False where all was up to date, or there is no config of ours
-        to change. One that cannot be read is logged.
+        Whether something changed. A config that cannot be read is logged.
 
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.
@@ -172,9 +170,8 @@ def _with_key(text: str, config: Config, token: str, trust: Trust) -> str:
 
 
 def _renewed(config: Config, token: str, trust: Trust) -> Config:
-    """A config with a new key in our providers, and in `model` where that uses one of them.
-
-    What stays is the same object.
+    """A config with a new key in our providers, and in `model` where that uses one of them; what
+    stays is the same object.
     """
     urls = []
 
@@ -196,10 +193,7 @@ def _renewed(config: Config, token: str, trust: Trust) -> Config:
 
 
 def _astray(text: str, token: str) -> set[str]:
-    """The blocks that have the token where CODA's rotator does not look.
-
-    Hermes itself indents lists deeper.
-    """
+    """The blocks with the token where CODA's rotator does not look: Hermes indents lists deeper."""
     return {
         block
         for block, line in yaml_text.lines_by_block(text)
@@ -208,9 +202,8 @@ def _astray(text: str, token: str) -> set[str]:
 
 
 def _lost(old: str, new: str) -> str:
-    """Say so where lines of the user's are not in the new text.
-
-    These are comments and anchors anywhere, and all lines outside our blocks.
+    """Say so where the new text lacks lines of the user's: comments and anchors anywhere, and any
+    line outside our blocks.
     """
     kept = set(new.splitlines())
     for block, line in yaml_text.lines_by_block(old):
@@ -228,10 +221,7 @@ def _beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock on a config file; waits for whoever holds it.
-
-    Inside, what a killed writer left over is gone.
-    """
+    """Hold the lock on a config file; inside, what a killed writer left over is gone."""
     real = path.resolve()
 
     def opener(name: str, flags: int) -> int:
@@ -275,8 +265,7 @@ def _recall(file: IO[str]) -> Memory:
 def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
     """Bring a new text into a config; its old bytes are kept beside it first, if there is a reason.
 
-    Returns:
-        What was done, in a few words.
+    What it returns says in a few words what was done.
     """
     if text.encode() == raw:
         return "unchanged"
@@ -292,11 +281,7 @@ def _replace(path: Path, raw: bytes, text: str, why: str) -> str:
 def write_whole(path: Path, data: bytes) -> None:
     """Replace a file's content: at any moment the old or the new is there, whole.
 
-    The new file is for its owner alone.
-
-    Arguments:
-        path: the file; a symlink is followed.
-        data: its new content.
+    A symlink is followed. The new file is for its owner alone.
 
     Raises:
         OSError: when it cannot be written; then the old file is there as it was.

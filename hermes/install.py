@@ -90,8 +90,7 @@ def install_plugin(settings: HermesSettings, learnt: Learnt, cap: int = 0) -> No
     somebody else stay.
 
     Arguments:
-        settings: with the home, and the gateway's host, whose name may not tell that it is
-            Databricks'.
+        settings: with the gateway, whose name may not tell that it is Databricks'.
         learnt: what the plugin is to know.
         cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for
             none.
@@ -120,12 +119,8 @@ def _hash(data: bytes) -> str:
 
 
 def prepare_home(home: Path, checkout: Path) -> None:
-    """Make `~/.hermes`, `~/projects`, and `~/.hermes/HERMES.md` from CODA's CLAUDE.md where the
-    user has none.
-
-    Arguments:
-        home: the home directory.
-        checkout: the folder in which CODA has its CLAUDE.md.
+    """Make `~/.hermes`, `~/projects`, and `~/.hermes/HERMES.md` from the CLAUDE.md in CODA's
+    checkout where the user has none.
 
     Raises:
         OSError: where `~/.hermes` cannot be made.

@@ -73,7 +73,7 @@ def write_learnt(
     """Write what was learnt, where it differs from what is there.
 
     Arguments:
-        home: the home directory; the plugin's folder is there.
+        home: the plugin's folder is there already.
         learnt: what to write.
         hosts: host names that are Databricks', though the name does not tell.
         cap: the user's own cap on output tokens, which the plugin keeps below the endpoint's; 0 for

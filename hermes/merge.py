@@ -163,8 +163,7 @@ def merge_providers(
         entries: the list as it was.
         ours: what we want to be in it, by name.
         own: which entries are ours.
-        lists: the models that the last setup listed, by provider name: another list is the user's
-            own, and stays.
+        lists: the models that the last setup listed, by provider name.
     """
     missing, merged = dict(ours), list[Any]()
     token = next(iter(ours.values()))["api_key"]
@@ -180,13 +179,7 @@ def merge_providers(
 
 
 def merge_servers(config: Config, ours: Config, before: Mapping[str, Config]) -> None:
-    """Bring the MCP servers in a config up to date: what the user set stays.
-
-    Arguments:
-        config: is changed.
-        ours: the servers that we want, by name.
-        before: what the last setup wrote: this is ours to replace.
-    """
+    """Bring the MCP servers in a config up to date; the user's stay, the last setup's do not."""
     there, kept = config.get("mcp_servers"), {}
     for name, entry in as_dict(there).items():
         # CODA's setup gives its two servers a time-out; one that is left out now goes.
@@ -207,9 +200,8 @@ def name_of(entry: object) -> str:
 
 
 def url_of(entry: object) -> str:
-    """A provider entry's base URL, in whichever form Hermes takes it.
-
-    "" where there are several: only Hermes knows which it takes.
+    """A provider entry's base URL, in any form that Hermes takes; "" where there are several: only
+    Hermes knows which it takes.
     """
     fields = as_dict(entry)
     urls = [fields[key] for key in ("base_url", "api", "url") if key in fields]
@@ -263,7 +255,7 @@ def _take_providers(config: Config, own: Ownership) -> list[Any]:
 
 
 def _taken(config: Config, entries: Iterable[Any], own: Ownership) -> set[str]:
-    """The names of the user's own providers, in the form in which Hermes compares them.
+    """The names of the user's own providers, as Hermes compares them.
 
     Source: hermes_cli.runtime_provider of hermes-agent 0.19.0.
     """

@@ -45,14 +45,7 @@ class SettingError(ValueError):
 
 
 def ensure_https(url: str) -> str:
-    """Add `https://` to a URL or host without a scheme.
-
-    Arguments:
-        url: as found in the environment, surrounding white space included.
-
-    Returns:
-        The URL with a scheme; "" for "".
-    """
+    """Add `https://` to a URL or host without a scheme, and drop white space around it."""
     url = (url or "").strip()
     return url if not url or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", url) else f"https://{url}"
 
@@ -116,30 +109,14 @@ def _problem(parts: SplitResult, host: str, port: int | None) -> str:
 
 def clean_gateway(setting: str, value: str) -> str:
     """Check a gateway's URL as `clean_url` does, and cut it back to its base where it ends in a
-    namespace.
-
-    Arguments:
-        setting: the setting's name, for the error.
-        value: such as `https://gateway.example/openai/`.
-
-    Returns:
-        The base URL; "" for a blank value.
-
-    Raises:
-        SettingError: as `clean_url`.
+    namespace, as in `https://gateway.example/openai/`.
     """
     return _NAMESPACE.sub("", clean_url(setting, value, keep_path=True))
 
 
 def cloud_of(url: str | None) -> str:
-    """Tell in which of Databricks' clouds a host is.
-
-    Arguments:
-        url: a workspace's or a gateway's, in any form that a setting takes.
-
-    Returns:
-        The domain that it is below, such as `azuredatabricks.net`; "" for a host that is not
-        Databricks'.
+    """Which of Databricks' domains, such as `azuredatabricks.net`, the host of a URL is below; ""
+    for a host that is not Databricks'. The URL has any form that a setting takes.
     """
     name = host_name(url)
     return next((domain for domain in CLOUDS if name.endswith(f".{domain}")), "")
@@ -248,15 +225,12 @@ def in_time(work: Callable[[], T], seconds: float) -> T:
     each byte.
 
     Arguments:
-        work: is left alone, in a thread, when its time is over.
+        work: is left alone, in a thread, when its time is over; else its result is returned, or its
+            error raised.
         seconds: for all of it.
-
-    Returns:
-        What it returns.
 
     Raises:
         TimeoutError: when its time is over.
-        Exception: whatever it raises.
     """
     future: Future[T] = Future()
 
@@ -273,13 +247,8 @@ def in_time(work: Callable[[], T], seconds: float) -> T:
 
 
 def why_unreachable(error: Exception) -> str:
-    """Say in a few words why no HTTP answer came.
-
-    Arguments:
-        error: what requests raised.
-
-    Returns:
-        `timed out`, or `DNS`, `TLS`, `proxy` or `connection` with the innermost message.
+    """Say in a few words why no HTTP answer came, from what requests raised: `timed out`, or `DNS`,
+    `TLS`, `proxy` or `connection` with the innermost message.
     """
     import requests
 
@@ -290,17 +259,14 @@ def why_unreachable(error: Exception) -> str:
         cause := getattr(inner, "reason", None) or [None, *inner.args][-1], BaseException
     ):
         inner = cause
-    detail = (
-        re.sub(r"^.*?: (?=\[)|\[[^]]*\] ?| \(_ssl\.c:\d+\)", "", str(inner)).strip()
-        or type(inner).__name__
-    )
-    kinds = {"proxy": requests.exceptions.ProxyError, "TLS": requests.exceptions.SSLError}
-    unknown = "resolve" in detail
-    kind = next(
-        (name for name, cls in kinds.items() if isinstance(error, cls)),
-        "DNS" if unknown else "connection",
-    )
-    return f"{kind}: {'no such host' if unknown else detail}"
+    said = re.sub(r"^.*?: (?=\[)|\[[^]]*\] ?| \(_ssl\.c:\d+\)", "", str(inner)).strip()
+    unknown = "resolve" in said
+    detail = "no such host" if unknown else said or type(inner).__name__
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"proxy: {detail}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"TLS: {detail}"
+    return f"{'DNS' if unknown else 'connection'}: {detail}"
 
 
 def brief_error(error: BaseException) -> str:

@@ -26,9 +26,8 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: object) -> str:
-    """YAML in block style.
-
-    Keys of mappings and of list entries stand two spaces deep, where CODA's token rotator looks.
+    """YAML in block style: keys of mappings and of list entries stand two spaces deep, where CODA's
+    token rotator looks.
     """
     return yaml.dump(
         value,
@@ -41,22 +40,12 @@ def dump(value: object) -> str:
 
 
 def compose(text: str) -> yaml.Node:
-    """The node tree, from PyYAML's own loader: its marks count characters.
-
-    Raises:
-        yaml.YAMLError: where the text is no YAML.
-    """
+    """The node tree, from PyYAML's own loader: its marks count characters."""
     return cast(yaml.Node, yaml.compose(text, Loader=yaml.SafeLoader))
 
 
 def set_scalars(text: str, nodes: Iterable[yaml.ScalarNode], value: str) -> str:
-    """Give some scalars of a text another value; every other character stays.
-
-    Arguments:
-        text: YAML.
-        nodes: of the text's own tree, in any order, each as often as it is found there.
-        value: what they shall all say.
-    """
+    """Give scalars of a text's own tree another value; every other character stays."""
     scalar = dump([value])[2:].rstrip("\n")
     ends = {node.start_mark.index: node.end_mark.index for node in nodes}
     for start in sorted(ends, reverse=True):
@@ -67,12 +56,8 @@ def set_scalars(text: str, nodes: Iterable[yaml.ScalarNode], value: str) -> str:
 
 
 def changed_scalars(node: yaml.Node, old: Any, new: Any) -> Iterator[yaml.ScalarNode]:
-    """The scalars of a tree that mean something else now.
-
-    Arguments:
-        node: a node of the tree.
-        old: what it means.
-        new: what it shall mean; what stays is the same object in both.
+    """The scalars of a tree that mean something else now; what stays is the same object in `old`
+    and `new`.
     """
     if old is new:
         return
@@ -95,9 +80,6 @@ def render(text: str, old: dict[Any, Any], new: dict[Any, Any], anew: Collection
         old: what that means.
         new: what it shall mean, the old keys first and in their order.
         anew: keys of blocks that are written anew though they mean the same.
-
-    Returns:
-        A text that means `new`; without the old one's comments where they cannot be kept.
     """
     try:
         head, *blocks = _blocks(text)
