@@ -13,6 +13,8 @@ export OTHER_HERMES := $(DEMO)
 PYTEST = $(RUN) -c 'import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))'
 endif
 PYTEST ?= $(RUN) -m pytest
+# uv trusts what the machine trusts, as pip does: a company's own certificate authority too.
+export UV_SYSTEM_CERTS ?= 1
 # Where it is set, each of the programs that are started here would compile its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 STANDIN = $(RUN) -m tests.standin --home $(DEMO) $(STANDIN_OPTIONS) --

@@ -42,6 +42,10 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         from deploying.commands import run  # databricks-sdk takes two seconds
 
         return run(options, env, ROOT)
+    except ModuleNotFoundError:
+        lacks = "deploy.py needs what requirements.txt lists"
+        print(f"{lacks}; `make deploy` installs that in .venv.", file=sys.stderr)
+        return 1
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2

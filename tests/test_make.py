@@ -82,6 +82,14 @@ def test_check_without_a_workspace_says_what_it_is(tmp_path: Path) -> None:
     assert "AI Gateway is not enabled for this workspace" in said
 
 
+def test_uv_trusts_what_the_machine_trusts() -> None:
+    """A company's network may answer with a certificate of its own."""
+    show = [*MAKE, "--eval", "show:; @echo $$UV_SYSTEM_CERTS", "show"]
+    for given, said in ({}, "1\n"), ({"UV_SYSTEM_CERTS": "0"}, "0\n"):
+        env = {"PATH": os.environ["PATH"], **given}
+        assert subprocess.check_output(show, cwd=ROOT, env=env, text=True) == said
+
+
 def test_help_names_every_target() -> None:
     said = subprocess.check_output([*MAKE, "help"], cwd=ROOT, text=True)
     text = (ROOT / "Makefile").read_text()
@@ -97,16 +105,16 @@ OLD = "sys.version_info = (3, 10, 13, 'final', 0)"
     ("program", "lacks", "said"),
     [
         ("app.py", OLD, "The app needs Python 3.11 or later; this is "),
-        ("deploy.py", OLD, "The app needs Python 3.11 or later; this is "),
-        ("deploy.py", "sys.modules['requests'] = None", "deploy.py needs what requirements.txt"),
-        ("deploy.py", "sys.modules['databricks'] = None", "deploy.py needs what requirements.txt"),
-        ("deploy.py", "sys.modules['databricks.sdk'] = None", "deploy.py needs what requ"),
+        ("deploy.py status", OLD, "The app needs Python 3.11 or later; this is "),
+        ("deploy.py status", "sys.modules['requests'] = None", "deploy.py needs what requ"),
+        ("deploy.py status", "sys.modules['databricks'] = None", "deploy.py needs what requ"),
+        ("deploy.py status", "sys.modules['databricks.sdk'] = None", "deploy.py needs what requ"),
     ],
 )
 def test_what_python_lacks_is_one_line(program: str, lacks: str, said: str) -> None:
     code = (
-        f"import runpy, sys; {lacks}; sys.argv = ['{program}']; "
-        f"runpy.run_path('{program}', run_name='__main__')"
+        f"import runpy, sys; {lacks}; sys.argv = {program.split()}; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
