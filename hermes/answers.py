@@ -1,7 +1,6 @@
 """What an answer to a chat completion says about the model, and what can be done about a refusal.
 
-A new refusal is one more member of `Outcome`, with its row in `READINGS`, and one more row of
-`SIGNS`.
+A new refusal is one more member of `Outcome`, and one more row of `SIGNS`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, auto, unique
 from typing import Any
 
 from hermes.routes import Place
@@ -29,28 +28,9 @@ class Reach(Enum):
     HOST = auto()
 
 
-class Outcome(Enum):
-    """What an answer means. The first that was seen, in this order, is what a verdict is about."""
-
-    TOKEN = auto()
-    OTHER_WORKSPACE = auto()
-    SEVERAL_WORKSPACES = auto()
-    NO_SCOPE = auto()
-    NOT_PERMITTED = auto()
-    NOT_ENTITLED = auto()
-    UNCLEAR = auto()
-    UNFIT = auto()
-    RETIRED_NAME = auto()
-    NOT_SERVED = auto()
-    FEATURE_DISABLED = auto()
-    NO_CONNECTION = auto()
-    BUSY = auto()
-    SERVES = auto()
-
-
 @dataclass(frozen=True)
 class Reading:
-    """One row of the table: what an outcome means for a person.
+    """What an outcome means for a person.
 
     `serves` is None where nothing was learnt. The workspace's own sentence follows `meaning` where
     `quoted`. `cure` is what to do where no route serves the model; "{model}" in it is the model.
@@ -63,86 +43,88 @@ class Reading:
     cure: str = ""
 
 
-READINGS = {
-    Outcome.SERVES: Reading("serves the model", True, quoted=False),
-    Outcome.BUSY: Reading("serves the model (busy now: rate limited)", True, quoted=False),
-    Outcome.TOKEN: Reading(
+@unique
+class Outcome(Enum):
+    """What an answer means. The first that was seen, in this order, is what a verdict is about."""
+
+    TOKEN = Reading(
         "token rejected",
         None,
         Reach.HOST,
         cure="The token was rejected: check DATABRICKS_TOKEN, or log in again.",
-    ),
-    Outcome.OTHER_WORKSPACE: Reading(
+    )
+    OTHER_WORKSPACE = Reading(
         "the token is of another workspace",
         None,
         Reach.HOST,
         cure="The token is of another workspace: check DATABRICKS_TOKEN and DATABRICKS_HOST.",
-    ),
-    Outcome.SEVERAL_WORKSPACES: Reading(
+    )
+    SEVERAL_WORKSPACES = Reading(
         "a login page: this host serves several workspaces, or none",
         None,
         Reach.HOST,
         quoted=False,
         cure="This host does not tell which workspace is meant, or is none: set DATABRICKS_HOST"
         " to the workspace's own URL, or DATABRICKS_WORKSPACE_ID to its id.",
-    ),
-    Outcome.NO_SCOPE: Reading(
+    )
+    NO_SCOPE = Reading(
         "the token lacks a scope",
         False,
         Reach.SURFACE,
         cure="The token lacks a scope that {model} needs: use one with the scope all-apis.",
-    ),
-    Outcome.NOT_PERMITTED: Reading(
+    )
+    NOT_PERMITTED = Reading(
         "not permitted",
         False,
         cure="{model} may not be used with this login: ask for CAN QUERY on the endpoint, or"
         " EXECUTE on the model service.",
-    ),
-    Outcome.NOT_ENTITLED: Reading(
+    )
+    NOT_ENTITLED = Reading(
         "this workspace is not entitled to the model",
         False,
         cure="This workspace is not entitled to {model}: set HERMES_MODEL to another model.",
-    ),
-    Outcome.UNCLEAR: Reading(
+    )
+    UNCLEAR = Reading(
         "",
         None,
         cure="No route gave {model} a clear yes: the answers above say why.",
-    ),
-    Outcome.UNFIT: Reading(
+    )
+    UNFIT = Reading(
         "refuses what Hermes needs (stream_options): use another model",
         False,
         quoted=False,
         cure="{model} is of no use to Hermes on any of these routes: set HERMES_MODEL to a"
         " Claude, GPT or Gemini model.",
-    ),
-    Outcome.RETIRED_NAME: Reading(
+    )
+    RETIRED_NAME = Reading(
         "this name is retired",
         False,
         Reach.OLD_NAMES,
         cure="{model} is a model service in this workspace, and is not there or may not be used:"
         " ask for EXECUTE on it.",
-    ),
-    Outcome.NOT_SERVED: Reading(
+    )
+    NOT_SERVED = Reading(
         "not served here",
         False,
         quoted=False,
         cure="{model} is served on none of these routes: set HERMES_MODEL to a model that is.",
-    ),
-    Outcome.FEATURE_DISABLED: Reading(
+    )
+    FEATURE_DISABLED = Reading(
         "AI Gateway is not enabled for this workspace",
         False,
         Reach.SURFACE,
         quoted=False,
         cure="{model} is served on none of these routes: set HERMES_MODEL to a model that is.",
-    ),
-    Outcome.NO_CONNECTION: Reading(
+    )
+    NO_CONNECTION = Reading(
         "",
         None,
         Reach.HOST,
         cure="Nothing answered ({said}): check DATABRICKS_HOST and the network, then run this"
         " again.",
-    ),
-}
+    )
+    BUSY = Reading("serves the model (busy now: rate limited)", True, quoted=False)
+    SERVES = Reading("serves the model", True, quoted=False)
 
 
 @dataclass(frozen=True)
@@ -162,6 +144,7 @@ class Sign:
 
 # The first that matches holds.
 SIGNS = (
+    Sign(Outcome.NO_CONNECTION, [0]),
     Sign(Outcome.BUSY, [429]),
     Sign(Outcome.FEATURE_DISABLED, words=r"^FEATURE_DISABLED\n"),
     # databricks-agent-skills; litellm PR 40492, omnigent
@@ -209,12 +192,12 @@ class Answer:
     @property
     def serves(self) -> bool | None:
         """Whether the place serves the model; None where nothing was learnt."""
-        return READINGS[self.outcome].serves
+        return self.outcome.value.serves
 
     @property
     def meaning(self) -> str:
         """What it means, for a person."""
-        reading = READINGS[self.outcome]
+        reading = self.outcome.value
         parts = [reading.meaning]
         if self.outcome is Outcome.NOT_SERVED and not self.place.is_direct:
             parts = ["not served here, or not permitted"]  # a gateway does not tell which
@@ -224,7 +207,7 @@ class Answer:
 
     def rules_out(self, place: Place) -> bool:
         """Whether this answers a question for another place too."""
-        reach = READINGS[self.outcome].reach
+        reach = self.outcome.value.reach
         if reach is Reach.OLD_NAMES:
             both = self.place.is_old_name and place.is_old_name
             return both and self.place.is_direct == place.is_direct
@@ -242,7 +225,7 @@ def read_answer(place: Place, status: int, body: bytes, token: str) -> Answer:
         body: the beginning of the answer.
         token: is hidden where the answer repeats it.
     """
-    if status < 300 and choices(body) is not None:
+    if 200 <= status < 300 and choices(body) is not None:
         return Answer(place, status, Outcome.SERVES)
     message = message_of(body)
     text = f"{as_json(body).get('error_code', '')}\n{message}"

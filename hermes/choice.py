@@ -6,14 +6,13 @@ model that does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from hermes.answers import Answer, Outcome
 from hermes.client import Client
 from hermes.learnt import Learnt
-from hermes.models import Catalog, names_of
+from hermes.models import Catalog, is_same, names_of
 from hermes.proof import Prover
 from hermes.routes import Place, Routes, default_route, direct_route, own_routes, places
 from hermes.settings import HermesSettings
@@ -36,8 +35,9 @@ class Choice(Enum):
 class Proof:
     """What was asked for, what was chosen, and why.
 
-    `direct` is what direct serving says to the wanted model's endpoint; None where that was not
-    asked. `alike` are listed models with a name like the wanted one's, where no place knows it.
+    `others` are chat models that could be set instead. `direct` is what direct serving says to the
+    wanted model's endpoint; None where that was not asked. `alike` are listed models with a name
+    like the wanted one's, where no place knows it.
     """
 
     settings: HermesSettings
@@ -45,7 +45,7 @@ class Proof:
     choice: Choice
     learnt: Learnt
     answers: tuple[Answer, ...] = ()
-    others: tuple[str, ...] = ()  # chat models that could be set instead
+    others: tuple[str, ...] = ()
     direct: Answer | None = None
     alike: tuple[str, ...] = ()
 
@@ -53,6 +53,17 @@ class Proof:
     def answers_at_all(self) -> bool:
         """Whether Hermes will answer, as far as was asked."""
         return self.choice not in (Choice.NOTHING, Choice.UNASKED)
+
+    @property
+    def said_of_wanted(self) -> list[Answer]:
+        """What places said of the wanted model, under either of its names."""
+        wanted = self.settings.model
+        return [answer for answer in self.answers if is_same(answer.model, wanted)]
+
+    @property
+    def wanted_is_unknown(self) -> bool:
+        """Whether places answered for the wanted model, and none knows the name."""
+        return {answer.outcome for answer in self.said_of_wanted} == {Outcome.NOT_SERVED}
 
     def proved(self, place: Place) -> bool:
         """Whether a place was seen to serve its model."""
@@ -73,7 +84,7 @@ def prove(
     """
     client = Client(settings.token, Trust(settings.host, settings.gateway))
     prover = Prover(client, settings.workspace_id, learnt)
-    chooser = _Chooser(settings, prover, Catalog(settings.host, client.get))
+    chooser = _Chooser(settings, prover, Catalog(settings.host, client.ask))
     choice, routes = chooser.choose(ask_direct)
     if list_models:
         routes = chooser.with_models(routes)
@@ -86,7 +97,9 @@ def prove(
         chooser.others() if choice is Choice.NOTHING else (),
         chooser.direct,
     )
-    return replace(proof, alike=chooser.catalog.alike(settings.model)) if unknown(proof) else proof
+    if proof.wanted_is_unknown:
+        return replace(proof, alike=chooser.catalog.alike(settings.model))
+    return proof
 
 
 def unproved(settings: HermesSettings, learnt: Learnt) -> Proof:
@@ -114,35 +127,35 @@ class _Chooser:
             self.direct = self._ask_direct(settings.model)
         # The primary's own route goes first: then one provider does for both models.
         fallback = self._find(settings.fallback_model, wanted.base_url if wanted else "")
-        if wanted or fallback:
-            choice = Choice.WANTED if wanted else Choice.FALLBACK
-            primary = wanted or fallback
+        if wanted:
+            choice, primary = Choice.WANTED, wanted
+        elif fallback:
+            choice, primary = Choice.FALLBACK, fallback
+        elif substitute := self._find_substitute():
+            choice, primary, fallback = Choice.SUBSTITUTE, substitute, substitute
         else:
-            primary = self._find_substitute()
-            choice = Choice.SUBSTITUTE if primary else Choice.NOTHING
-        if primary is None:
-            unasked = unproved(settings, self.prover.learnt).routes
-            return choice, Routes(unasked.primary, unasked.fallback, self._direct_for(fallback))
-        return choice, Routes(
-            primary,
-            fallback or primary,
-            self._direct_for(primary if choice is Choice.SUBSTITUTE else fallback),
-        )
+            routes = unproved(settings, self.prover.learnt).routes
+            return Choice.NOTHING, replace(routes, direct=self._direct_for(None))
+        return choice, Routes(primary, fallback or primary, self._direct_for(fallback))
 
     def with_models(self, routes: Routes) -> Routes:
-        """The same routes, with what each of them offers."""
+        """The same routes, with what each of them offers; with nothing where nothing is listed."""
+        catalog = self.catalog
+        if not (catalog.endpoints or catalog.services.types or catalog.windows):
+            return routes
         chain = [p for p in (routes.primary, routes.fallback, routes.direct) if p]
         models = {}
         for url in dict.fromkeys(place.base_url for place in chain):
             there = [place for place in chain if place.base_url == url]
-            services = any(p.is_service for p in there) and url in own_routes(self.settings.host)
-            retired = self.prover.learnt.is_retired(Place(url, "databricks-any"))
-            offered = self.catalog.offered(url, services, not retired)
-            models[url] = {p.model: self.catalog.window(p.model) for p in there} | offered
-        known = (
-            any(self.catalog.endpoints) or self.catalog.services.types or self.catalog.foundations
-        )
-        return replace(routes, models=models if known else {})
+            windows = {place.model: catalog.window(place.model) for place in there}
+            models[url] = windows | self._offered(url, there)
+        return replace(routes, models=models)
+
+    def _offered(self, url: str, there: list[Place]) -> dict[str, int]:
+        """What a route serves: model services, where a model that was chosen there is one."""
+        services = any(p.is_service for p in there) and url in own_routes(self.settings.host)
+        retired = self.prover.learnt.is_retired(Place(url, "databricks-any"))
+        return self.catalog.offered(url, services, not retired)
 
     def others(self) -> tuple[str, ...]:
         """What a person may set instead, where nothing was chosen: what was not asked for yet."""
@@ -199,14 +212,3 @@ class _Chooser:
     def _ask_direct(self, model: str) -> Answer | None:
         name = names_of(model).endpoint
         return self.prover.ask(Place(direct_route(self.settings.host), name)) if name else None
-
-
-def refusals(proof: Proof, model: str) -> Iterator[Answer]:
-    """What was said to either name of a model."""
-    return (a for a in proof.answers if names_of(a.model) == names_of(model))
-
-
-def unknown(proof: Proof) -> bool:
-    """Whether places answered for the wanted model, and none knows the name."""
-    said = {answer.outcome for answer in refusals(proof, proof.settings.model)}
-    return said == {Outcome.NOT_SERVED}

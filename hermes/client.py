@@ -11,14 +11,14 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from hermes.trust import Trust
-from hermes.urls import in_time
+from hermes.urls import in_time, why_unreachable
 
 CONNECT_TIMEOUT, QUESTION = 2.0, 20.0  # seconds for a connection, and for all of one request
 LIST = 4 * 1024 * 1024  # bytes that are read of a list at most
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """What came back; status 0, and the reason as the body, where no answer came."""
 
     status: int
     body: bytes
@@ -39,35 +39,28 @@ class Client:
         self.workspace_id = ""
         self._session = requests.Session()
 
-    def get(self, url: str) -> Reply:
-        """Ask for a list. Raises OSError (requests' own errors are ones) or ValueError where no
-        answer came.
-        """
-        return self._send("GET", url, None, LIST, lambda received: False)
-
-    def post(
-        self, url: str, body: dict[str, Any], most: int, enough: Callable[[bytes], bool]
+    def ask(
+        self,
+        url: str,
+        body: dict[str, Any] | None = None,
+        most: int = LIST,
+        enough: Callable[[bytes], bool] = lambda received: False,
     ) -> Reply:
-        """Post JSON.
+        """Ask for a list, or post JSON.
 
         Arguments:
             url: where to.
-            body: what.
+            body: what is posted; None to ask for a list.
             most: bytes of the answer that are read at most.
             enough: whether what was received so far will do.
-
-        Raises:
-            OSError, ValueError: where no answer came.
         """
-        return self._send("POST", url, body, most, enough)
+        try:
+            return in_time(lambda: self._send(url, body, most, enough), QUESTION)
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+            return Reply(0, why_unreachable(error).encode(errors="replace"))
 
     def _send(
-        self,
-        method: str,
-        url: str,
-        body: dict[str, Any] | None,
-        most: int,
-        enough: Callable[[bytes], bool],
+        self, url: str, body: dict[str, Any] | None, most: int, enough: Callable[[bytes], bool]
     ) -> Reply:
         if not self.trust.allows(url):
             raise ValueError(f"the token may not go to {url}")
@@ -81,22 +74,19 @@ class Client:
             request.headers["Authorization"] = f"Bearer {self.token}"
             return request
 
-        def ask() -> Reply:
-            with self._session.request(
-                method,
-                url,
-                json=body,
-                auth=authorize,
-                headers=headers,
-                timeout=(CONNECT_TIMEOUT, QUESTION),
-                allow_redirects=False,
-                stream=True,
-                # Plain http is for this machine alone, and a proxy may be elsewhere.
-                proxies={"http": ""},
-            ) as response:
-                return Reply(response.status_code, _read(response, most, enough))
-
-        return in_time(ask, QUESTION)
+        with self._session.request(
+            "GET" if body is None else "POST",
+            url,
+            json=body,
+            auth=authorize,
+            headers=headers,
+            timeout=(CONNECT_TIMEOUT, QUESTION),
+            allow_redirects=False,
+            stream=True,
+            # Plain http is for this machine alone, and a proxy may be elsewhere.
+            proxies={"http": ""},
+        ) as response:
+            return Reply(response.status_code, _read(response, most, enough))
 
 
 def _read(response: requests.Response, most: int, enough: Callable[[bytes], bool]) -> bytes:

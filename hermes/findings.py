@@ -103,7 +103,7 @@ def read_list(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
 def _read(rule: Rule, answer: Answer, reply: Reply, taken: bool) -> Said:
     if taken:
         return Said(True, reply.status)
-    if reply.status < 300:  # may be the words of a model
+    if 200 <= reply.status < 300:  # may be the words of a model
         return Said(None, reply.status, words="an answer that cannot be read")
     about_it = answer.outcome in REFUSES and reply.status in (400, 422, rule.status)
     code = str(as_json(reply.body).get("error_code") or "")

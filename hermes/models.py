@@ -29,8 +29,7 @@ PAGE_SIZES = (100, 25, 5)  # some workspaces take no larger page: unity-gateway 
 PAGES = 40  # of the list of model services, at most
 NEAR = 3  # listed names that are shown at most for one that is not known
 
-Get = Callable[[str], "tuple[int, bytes]"]  # asks for a URL: HTTP status and body, or OSError
-Types = Mapping[str, frozenset[str]]
+Get = Callable[[str], "tuple[int, bytes]"]  # asks for a URL: HTTP status, or 0; and body
 
 
 class Names(NamedTuple):
@@ -123,34 +122,27 @@ def read_endpoints(body: bytes) -> list[str]:
 
 def read_services(page: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """A page of model services: the API types of each, by full name."""
-    return {
-        str(entry["name"]).removeprefix("model-services/"): _strings(
-            entry.get("supported_api_types")
-        )
-        for entry in _entries(page, "model_services")
-        if isinstance(entry.get("name"), str)
-    }
+    found = {}
+    for entry in _entries(page, "model_services"):
+        if isinstance(entry.get("name"), str):
+            listed = entry.get("supported_api_types")
+            types = listed if isinstance(listed, list) else []
+            name = entry["name"].removeprefix("model-services/")
+            found[name] = frozenset(kind for kind in types if isinstance(kind, str))
+    return found
 
 
-@dataclass(frozen=True)
-class Foundation:
-    """What the workspace says of one of Databricks' own models; it need not serve it."""
-
-    types: frozenset[str]
-    window: int  # of context, in tokens; 0 where it is not told
-
-
-def read_foundations(body: bytes) -> dict[str, Foundation]:
-    """Databricks' own models by bare name, from the answer of
-    `/api/2.0/serving-endpoints:foundation-models`.
+def read_windows(body: bytes) -> dict[str, int]:
+    """The windows of context of Databricks' own models by bare name, in tokens; 0 where one is not
+    told. From the answer of `/api/2.0/serving-endpoints:foundation-models`, which has what the
+    workspace does not serve, too.
     """
     found = {}
     for entry in _entries(as_json(body), "endpoints"):
-        served = _entries(as_dict(entry.get("config")), "served_entities")
-        for model in (as_dict(entity.get("foundation_model")) for entity in served):
-            if bare := bare_name(str(entry.get("name"))):
-                window = read_window(str(model.get("description")))
-                found[bare] = Foundation(_strings(model.get("api_types")), window)
+        if bare := bare_name(str(entry.get("name"))):
+            for entity in _entries(as_dict(entry.get("config")), "served_entities"):
+                model = as_dict(entity.get("foundation_model"))
+                found[bare] = read_window(str(model.get("description")))
     return found
 
 
@@ -176,7 +168,7 @@ class Services(NamedTuple):
     all the same.
     """
 
-    types: Types
+    types: Mapping[str, frozenset[str]]
     complete: bool
 
 
@@ -191,24 +183,20 @@ def list_services(get: Get, host: str) -> Services:
     sizes, token = list(PAGE_SIZES), ""
     for _ in range(PAGES):
         query = {"parent": "schemas/system.ai", "page_size": sizes[0]}
-        more = {"page_token": token} if token else {}
-        try:
-            url = f"{host}{MODEL_SERVICES}?{urlencode(query | more)}"
-            status, body = get(url)
-        except (OSError, ValueError):
-            break
-        if status < 300:
-            page = as_json(body)
-            found |= read_services(page)
-            token = str(page.get("next_page_token") or "")
-            if not token:
-                return Services(found, complete="model_services" in page or body.strip() == b"{}")
-        elif status == 404:  # no such API, or no such schema, as on sovereign clouds
+        query |= {"page_token": token} if token else {}
+        status, body = get(f"{host}{MODEL_SERVICES}?{urlencode(query)}")
+        if status == 404:  # no such API, or no such schema, as on sovereign clouds
             return Services(found, complete=True)
-        elif status in (400, 499, 504) and len(sizes) > 1:
+        if status in (400, 499, 504) and len(sizes) > 1:
             del sizes[0]
-        else:
+            continue
+        if status != 200:
             break
+        page = as_json(body)
+        found |= read_services(page)
+        token = str(page.get("next_page_token") or "")
+        if not token:
+            return Services(found, complete="model_services" in page or body.strip() == b"{}")
     return Services(found, complete=False)
 
 
@@ -227,9 +215,9 @@ class Catalog:
         return read_endpoints(self._body("/api/2.0/serving-endpoints"))
 
     @cached_property
-    def foundations(self) -> dict[str, Foundation]:
-        """Databricks' own models by bare name, served or not."""
-        return read_foundations(self._body("/api/2.0/serving-endpoints:foundation-models"))
+    def windows(self) -> dict[str, int]:
+        """The windows of Databricks' own models by bare name, served or not."""
+        return read_windows(self._body("/api/2.0/serving-endpoints:foundation-models"))
 
     @cached_property
     def services(self) -> Services:
@@ -254,8 +242,7 @@ class Catalog:
 
     def window(self, model: str) -> int:
         """A model's window of context in tokens; 0 where the workspace does not tell."""
-        described = self.foundations.get(bare_name(model))
-        return described.window if described else 0
+        return self.windows.get(bare_name(model), 0)
 
     def offered(self, base_url: str, services: bool, old_names: bool) -> dict[str, int]:
         """The models that a route serves as far as lists tell, with their windows; none that Hermes
@@ -276,7 +263,7 @@ class Catalog:
     def substitutes(self, wanted: str) -> list[str]:
         """Models that may stand in for one that does not answer, best first."""
         services = [m for m, types in self.services.types.items() if types & CHATS]
-        return ranked([*services, *filter(self._chats, self.endpoints)], wanted)
+        return ranked([*services, *self.endpoints], wanted)
 
     def alike(self, wanted: str) -> tuple[str, ...]:
         """Listed models with a name like this one, the nearest first; the name itself, if listed.
@@ -289,17 +276,9 @@ class Catalog:
         near = get_close_matches(bare_name(wanted) or wanted, names, NEAR)
         return tuple(names[name] for name in near)
 
-    def _chats(self, endpoint: str) -> bool:
-        """Whether an endpoint has chat completions, as far as is told."""
-        described = self.foundations.get(bare_name(endpoint))
-        return not described or not described.types or bool(described.types & CHATS)
-
     def _body(self, path: str) -> bytes:
-        try:
-            status, body = self.get(f"{self.host}{path}")
-        except (OSError, ValueError):
-            return b""
-        return body if status < 300 else b""
+        status, body = self.get(f"{self.host}{path}")
+        return body if status == 200 else b""
 
 
 def _entries(of: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -307,11 +286,6 @@ def _entries(of: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     listed = of.get(key)
     entries = listed if isinstance(listed, list) else []
     return [entry for entry in entries if isinstance(entry, dict)]
-
-
-def _strings(value: object) -> frozenset[str]:
-    values = value if isinstance(value, list) else []
-    return frozenset(v for v in values if isinstance(v, str))
 
 
 def _type_at(base_url: str) -> str:

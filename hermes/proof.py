@@ -11,7 +11,6 @@ from hermes.answers import Answer, Outcome, choices, limits_in, read_answer
 from hermes.client import Client
 from hermes.learnt import Facts, Learnt
 from hermes.routes import Place
-from hermes.urls import why_unreachable
 
 ANSWER = 64 * 1024  # bytes of an answer that are read
 MOST = 6  # questions for one place
@@ -31,14 +30,12 @@ class Prover:
         learnt: what an earlier run learnt; it is asked for first.
     """
 
-    def __init__(
-        self, client: Client, workspace_id: str = "", learnt: Learnt | None = None
-    ) -> None:
+    def __init__(self, client: Client, workspace_id: str, learnt: Learnt) -> None:
         self.answers: list[Answer] = []
         self.client = client
         self._workspace_id = workspace_id
-        self._models = {m: dict(r) for m, r in copy.deepcopy((learnt or Learnt()).models).items()}
-        self._before = learnt or Learnt()
+        self._models = {m: dict(r) for m, r in copy.deepcopy(learnt.models).items()}
+        self._before = learnt
 
     @property
     def learnt(self) -> Learnt:
@@ -117,15 +114,12 @@ class Prover:
         """Send one question; no answer is one too."""
         if facts.get("workspace_id"):
             self.client.workspace_id = facts["workspace_id"]
-        try:
-            reply = self.client.post(
-                f"{place.base_url}/chat/completions",
-                _question(place, facts),
-                ANSWER,
-                lambda received: choices(received) is not None,
-            )
-        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
-            return Answer(place, 0, Outcome.NO_CONNECTION, why_unreachable(error))
+        reply = self.client.ask(
+            f"{place.base_url}/chat/completions",
+            _question(place, facts),
+            ANSWER,
+            lambda received: choices(received) is not None,
+        )
         return read_answer(place, reply.status, reply.body, self.client.token)
 
     def _learn(self, facts: Facts, answer: Answer) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from hermes.answers import READINGS, Answer, Outcome
-from hermes.choice import Choice, Proof, refusals, unknown
+from hermes.answers import Answer, Outcome
+from hermes.choice import Choice, Proof
 from hermes.models import is_same
 from hermes.routes import Place
 from hermes.settings import HermesSettings
@@ -50,8 +50,8 @@ def verdict(proof: Proof) -> str:
     Returns:
         One line.
     """
-    answer = _decisive(list(refusals(proof, proof.settings.model)))
-    cure = READINGS[answer.outcome].cure.format(model=proof.settings.model, said=answer.said)
+    answer = _decisive(proof.said_of_wanted)
+    cure = answer.outcome.value.cure.format(model=proof.settings.model, said=answer.said)
     listed = f" This workspace lists {', '.join(proof.others)}." if proof.others else ""
     return f"{cure}{listed}"
 
@@ -64,7 +64,7 @@ def problem(proof: Proof) -> str:
     place = proof.routes.primary
     writes = f"setup writes {place.model} on {place.base_url}, which answered."
     wanted = said.model if said else proof.settings.model
-    if unknown(proof) and not any(is_same(name, wanted) for name in proof.alike):
+    if proof.wanted_is_unknown and not any(is_same(name, wanted) for name in proof.alike):
         there = f" (this workspace has {', '.join(proof.alike)})." if proof.alike else ""
         return (
             f"no: no place serves {proof.settings.model}: is HERMES_MODEL spelt right?{there}"
@@ -142,5 +142,5 @@ def _short_answer(answer: Answer) -> str:
     """What was answered in a few words; the table has all of it."""
     if not answer.status:
         return answer.said
-    meaning = READINGS[answer.outcome].meaning
+    meaning = answer.outcome.value.meaning
     return f"{answer.answer}, {meaning}" if meaning else answer.answer

@@ -57,20 +57,6 @@ class Routes:
     models: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def candidate_routes(host: str, gateway: str) -> list[str]:
-    """The base URLs that may serve a model; the order in which they are asked is in `places`.
-
-    Arguments:
-        host: the workspace's URL.
-        gateway: the AI Gateway's, or "".
-
-    Returns:
-        Base URLs to which an OpenAI client appends `/chat/completions`.
-    """
-    on_gateway = [f"{gateway}/openai", f"{gateway}/mlflow/v1"] if gateway else []
-    return [*on_gateway, *own_routes(host), direct_route(host)]
-
-
 def own_routes(host: str) -> list[str]:
     """The routes of the gateway on the workspace's own host, which know model services."""
     return [f"{host}/ai-gateway/mlflow/v1", f"{host}/ai-gateway/openai/v1"]
@@ -100,8 +86,8 @@ def places(host: str, gateway: str, model: str) -> list[Place]:
     """
     old, new = names_of(model)
     mlflow, native = own_routes(host)
-    legacy = [url for url in candidate_routes(host, gateway) if url.startswith(f"{gateway}/")]
-    on_legacy = [Place(url, old or new) for url in (legacy if gateway else [])]
+    legacy = (f"{gateway}/openai", f"{gateway}/mlflow/v1") if gateway else ()
+    on_legacy = [Place(url, old or new) for url in legacy]
     own = [Place(mlflow, new), Place(mlflow, old), Place(native, new)]
     found = [*on_legacy, *own] if old else [*own, *on_legacy]
     return [p for p in dict.fromkeys([*found, Place(direct_route(host), old)]) if p.model]

@@ -32,7 +32,7 @@ from hermes.routes import Place, default_route, direct_route, places
 from hermes.rules import LISTS, RULES, Rule
 from hermes.settings import HermesSettings
 from hermes.trust import Trust
-from hermes.urls import as_dict, as_json, cloud_of, why_unreachable
+from hermes.urls import as_dict, as_json, cloud_of
 
 SMALL = 16  # output tokens of a request, where its rule does not say otherwise
 LONG = "word " * 4500  # Anthropic's "Prompt caching": no shorter prompt than 4,096 tokens is cached
@@ -153,11 +153,11 @@ class Surveyor:
 
     def lists(self) -> dict[str, int]:
         """How many models each list has."""
-        catalog = Catalog(self.settings.host, self._client.get)
+        catalog = Catalog(self.settings.host, self._client.ask)
         return {
             "chat endpoints": len(catalog.endpoints),
             "model services": len(catalog.services.types),
-            "models of Databricks' own": len(catalog.foundations),
+            "models of Databricks' own": len(catalog.windows),
         }
 
     def findings(self) -> Iterator[Finding]:
@@ -198,24 +198,14 @@ class Surveyor:
 
     def _list(self, rule: Rule, query: Mapping[str, Any]) -> Said:
         url = f"{self.settings.host}{MODEL_SERVICES}?{urlencode(query)}"
-        try:
-            return read_list(rule, self.place, self._client.get(url), self.settings.token)
-        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
-            return Said(None, words=why_unreachable(error))
+        return read_list(rule, self.place, self._client.ask(url), self.settings.token)
 
     def _chat(self, rule: Rule, request: Mapping[str, Any]) -> Said:
-        try:
-            reply = self._post(request, ANSWER)
-        except (OSError, ValueError) as error:
-            return Said(None, words=why_unreachable(error))
-        return read_chat(rule, self.place, reply, self.settings.token)
+        return read_chat(rule, self.place, self._post(request, ANSWER), self.settings.token)
 
     def _whole(self, request: Mapping[str, Any]) -> tuple[Said, dict[str, Any]]:
         """The answer to a request that is not streamed, and what it says of its tokens."""
-        try:
-            reply = self._post(request, LIST)
-        except (OSError, ValueError) as error:
-            return Said(None, words=why_unreachable(error)), {}
+        reply = self._post(request, LIST)
         answer = as_json(reply.body)
         if reply.status == 200 and answer.get("choices"):
             return Said(True, reply.status), as_dict(answer.get("usage"))
@@ -223,4 +213,4 @@ class Surveyor:
 
     def _post(self, request: Mapping[str, Any], most: int) -> Reply:
         url = f"{self.place.base_url}/chat/completions"
-        return self._client.post(url, dict(request), most, lambda body: choices(body) is not None)
+        return self._client.ask(url, dict(request), most, lambda body: choices(body) is not None)

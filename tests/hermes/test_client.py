@@ -16,6 +16,7 @@ import responses
 
 from hermes import client
 from hermes.client import Client
+from hermes.learnt import Learnt
 from hermes.models import Catalog
 from hermes.proof import Prover
 from hermes.routes import Place
@@ -27,7 +28,7 @@ from tests.mocked import DIRECT, EVENT, HOST, OPENAI, OPUS_4_7, TOKEN, serve
 
 def prover_for(url: str) -> Prover:
     """A prover that has asked one route for a model."""
-    prover = Prover(Client(TOKEN, Trust(url.rpartition("/")[0])))
+    prover = Prover(Client(TOKEN, Trust(url.rpartition("/")[0])), "", Learnt())
     prover.ask(Place(url, OPUS_4_7))
     return prover
 
@@ -105,7 +106,7 @@ def test_an_answer_that_is_cut_off_is_no_answer(framing: dict[str, str]) -> None
     with odd_server(cut) as url:
         prover = prover_for(url)
         assert prover.answers[0].serves is None
-        assert Catalog(url.removesuffix("/openai"), prover.client.get).endpoints == []
+        assert Catalog(url.removesuffix("/openai"), prover.client.ask).endpoints == []
         assert (prover.answers[0].answer, prover.answers[0].meaning[:12]) == ("-", "connection: ")
 
 
@@ -170,7 +171,7 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 
     with odd_server(send_on) as url:
         asker = prover_for(url).client
-        assert asker.get(f"{url}/list").status == status
+        assert asker.ask(f"{url}/list").status == status
     assert asked == ["/openai/chat/completions", "/openai/list"]
 
 
@@ -191,7 +192,7 @@ def test_no_more_of_an_answer_is_kept_than_was_asked_for() -> None:
 
     with odd_server(answer_in_two) as url:
         asker = Client(TOKEN, Trust(url.rpartition("/")[0]))
-        assert asker.post(url, {}, 10, enough).body == b"x" * 10
+        assert asker.ask(url, {}, 10, enough).body == b"x" * 10
 
 
 def test_plain_http_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +259,9 @@ def test_netrc_does_not_replace_the_token(
 def test_the_token_goes_nowhere_else() -> None:
     client = Client(TOKEN, Trust(HOST, AZURE_GATEWAY))
     for url in ("https://elsewhere.example/x", f"{HOST}.example/x", "http://127.0.0.1:1/x"):
-        with pytest.raises(ValueError, match="may not go to"):
-            client.get(url)
+        reply = client.ask(url)
+        assert (reply.status, reply.body.decode()) == (
+            0,
+            f"connection: the token may not go to {url}",
+        )
     assert len(responses.calls) == 0

@@ -87,7 +87,7 @@ def test_what_was_learnt_of_a_route_goes_before_what_was_learnt_of_another() -> 
 
 def test_what_a_place_said_itself_goes_before_what_another_says_of_it() -> None:
     here, there = Place("https://here.example/a", "m"), Place("https://here.example/b", "m")
-    prover = Prover(Client("dapi-token", Trust("https://here.example")))
+    prover = Prover(Client("dapi-token", Trust("https://here.example")), "", Learnt())
     prover.answers = [
         Answer(there, 0, Outcome.NO_CONNECTION),
         Answer(here, 200, Outcome.SERVES),
