@@ -36,6 +36,8 @@ from webapp.keep.content import LeftOutError, copy_database, is_sqlite, read_who
 from webapp.keep.format import (
     BLOCK,
     MOST_IN_A_MANIFEST,
+    MOST_IN_A_PACK,
+    MOST_IN_AN_INDEX,
     File,
     Folder,
     Link,
@@ -45,6 +47,7 @@ from webapp.keep.format import (
     Tree,
     read_index,
     read_manifest,
+    reading,
     write_index,
     write_manifest,
 )
@@ -140,7 +143,8 @@ class Archive:
             with scratch_folder(self.home) as scratch:
                 self._fetch(files, state.packs, scratch)
                 placer = Placer(self.home, state, scratch)
-                placer.put()
+                with reading("index"):
+                    placer.put()
             self._carried = placer.carried
             return placer.missing
 
@@ -264,11 +268,11 @@ class Archive:
         there = os.path.isfile if isinstance(entry, File) else os.path.lexists
         return not there(self.home / entry.path)
 
-    def _fetch(self, files: FilesAPI, packs: dict[str, int], folder: Path) -> None:
+    def _fetch(self, files: FilesAPI, packs: Iterable[str], folder: Path) -> None:
         """Download a state's packs."""
 
         def fetch(name: str) -> None:
-            (folder / name).write_bytes(self._checked(files, name, packs[name]))
+            (folder / name).write_bytes(self._checked(files, name, MOST_IN_A_PACK))
 
         with ThreadPoolExecutor(4) as pool:
             for _ in pool.map(fetch, packs):
@@ -276,7 +280,7 @@ class Archive:
 
     def _read_state(self, files: FilesAPI, name: str) -> tuple[Manifest, State]:
         manifest = read_manifest(self._download(files, name, MOST_IN_A_MANIFEST))
-        state = read_index(self._checked(files, manifest.index_name, manifest.index_size))
+        state = read_index(self._checked(files, manifest.index_name, MOST_IN_AN_INDEX))
         self._needs[name] = {manifest.index_name, *state.packs}
         return manifest, state
 
@@ -425,11 +429,11 @@ class Archive:
         """A file's bytes, at most so many and one."""
         return download(files, f"{self.folder}/{name}", most)
 
-    def _checked(self, files: FilesAPI, name: str, size: int) -> bytes:
+    def _checked(self, files: FilesAPI, name: str, most: int) -> bytes:
         """What a name promises, asked for twice before it is taken for torn."""
         for _ in range(2):
-            data = self._download(files, name, size)
-            if len(data) == size and name.endswith(f"-{hashlib.sha256(data).hexdigest()}"):
+            data = self._download(files, name, most)
+            if name.endswith(f"-{hashlib.sha256(data).hexdigest()}"):
                 return data
         raise TornError(f"{name} is torn")
 

@@ -18,7 +18,15 @@ from databricks.sdk.errors import NotFound
 from databricks.sdk.service.files import FilesAPI
 
 from webapp.keep.archive import download
-from webapp.keep.format import MAIN, MOST_IN_A_MANIFEST, Line, TornError, folder_of, read_manifest
+from webapp.keep.format import (
+    MAIN,
+    MEANINGLESS,
+    MOST_IN_A_MANIFEST,
+    Line,
+    TornError,
+    folder_of,
+    read_manifest,
+)
 
 CHOICE = "choice.json"
 NAME = re.compile(r"line-\d{8}T\d{6}Z-[0-9a-f]{8}")
@@ -42,7 +50,7 @@ def recall_choice(files: FilesAPI, volume: str, lines: Iterable[Line]) -> str | 
     names = [line.name for line in lines]
     if len(names) < 2:
         return names[0] if names else MAIN
-    with suppress(TornError, ValueError, LookupError, TypeError, AttributeError):
+    with suppress(TornError, *MEANINGLESS):
         told = json.loads(download(files, f"{volume}/{CHOICE}", 2**16))
         if told["line"] in names and set(names) <= set(told["known"]):
             return str(told["line"])

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from webapp.keep.content import is_sqlite, last_change
-from webapp.keep.format import BLOCK, File, Folder, Link, State, Tree
+from webapp.keep.format import BLOCK, MEANINGLESS, File, Folder, Link, State, Tree
 from webapp.keep.selection import Rules
 
 # For what could not be put back once, and whose place is taken meanwhile.
@@ -36,10 +36,10 @@ class Placer:
 
     def put(self) -> None:
         """Put everything where it belongs; see `missing` and `carried` after it."""
-        for entry in self.state.tree:
-            self._try(entry, entry.path)
         folders = {entry.path for entry in self.state.tree.folders}
         others = {entry.path for entry in self.state.tree} - folders
+        for entry in self.state.tree:
+            self._try(entry, entry.path)
         for entry in self.state.carried:
             above = {entry.path, *map(str, PurePosixPath(entry.path).parents)}
             taken = entry.path in folders and not isinstance(entry, Folder)
@@ -49,15 +49,7 @@ class Placer:
     def _try(self, entry: Folder | File | Link, path: str) -> None:
         try:
             self._put(entry, path)
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            zlib.error,
-        ) as error:
+        except (OSError, *MEANINGLESS) as error:
             self.missing[entry.path] = getattr(error, "strerror", None) or type(error).__name__
             self.carried.add(entry)
 
