@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors.base import DatabricksError
-from databricks.sdk.service.apps import (
-    App,
-    AppResource,
-    AppResourceServingEndpoint,
-    AppResourceServingEndpointServingEndpointPermission,
-    AppResourceUcSecurable,
-    AppResourceUcSecurableUcSecurablePermission,
-    AppResourceUcSecurableUcSecurableType,
-)
+from databricks.sdk.service.apps import App, AppResource
 from databricks.sdk.service.catalog import Privilege
 
 from deploying.console import State, say, state_of, wait
@@ -29,12 +22,6 @@ from hermes.urls import brief_error
 MODELS = ("hermes-model", "hermes-fallback-model", "hermes-direct-model")
 VOLUME = "hermes-volume"
 OURS = (*MODELS, VOLUME)
-# The SDK's names for what a resource gives.
-Endpoint = AppResourceServingEndpoint
-Query = AppResourceServingEndpointServingEndpointPermission
-Uc = AppResourceUcSecurable
-Permission = AppResourceUcSecurableUcSecurablePermission
-Securable = AppResourceUcSecurableUcSecurableType
 
 
 def model_resources(client: WorkspaceClient, models: Iterable[str]) -> list[AppResource]:
@@ -47,11 +34,20 @@ def model_resources(client: WorkspaceClient, models: Iterable[str]) -> list[AppR
     named = dict(zip(dict.fromkeys(models), MODELS, strict=False))
     services = [model for model in named if names_of(model).service == model]
     endpoints = _endpoints_there(client, [model for model in named if model not in services])
-    service, execute, query = Securable.MODEL_SERVICE, Permission.EXECUTE, Query.CAN_QUERY
     return [
-        *(AppResource(named[m], uc_securable=Uc(m, service, execute)) for m in services),
-        *(AppResource(named[m], serving_endpoint=Endpoint(m, query)) for m in endpoints),
+        *(_securable(named[model], "MODEL_SERVICE", model, "EXECUTE") for model in services),
+        *(_endpoint(named[model], model) for model in endpoints),
     ]
+
+
+def _endpoint(name: str, model: str) -> AppResource:
+    given = {"name": model, "permission": "CAN_QUERY"}
+    return AppResource.from_dict({"name": name, "serving_endpoint": given})
+
+
+def _securable(name: str, kind: str, full_name: str, permission: str) -> AppResource:
+    given = {"securable_full_name": full_name, "securable_type": kind, "permission": permission}
+    return AppResource.from_dict({"name": name, "uc_securable": given})
 
 
 def _endpoints_there(client: WorkspaceClient, models: list[str]) -> list[str]:
@@ -59,18 +55,14 @@ def _endpoints_there(client: WorkspaceClient, models: list[str]) -> list[str]:
     there = {endpoint.name for endpoint in client.serving_endpoints.list()} if models else set()
     for model in models:
         if model not in there:
-            say(
-                "Resources",
-                f"none needed for {model}: AI Gateway answered you; whether it answers the app, the"
-                " app's page shows",
-            )
+            unsure = "AI Gateway answered you; whether it answers the app, the app's page shows"
+            say("Resources", f"none needed for {model}: {unsure}")
     return [model for model in models if model in there]
 
 
 def volume_resource(path: str) -> AppResource:
     """The resource that lets an app write to the volume that a path is in."""
-    volume = Uc(volume_of(path), Securable.VOLUME, Permission.WRITE_VOLUME)
-    return AppResource(VOLUME, uc_securable=volume)
+    return _securable(VOLUME, "VOLUME", volume_of(path), "WRITE_VOLUME")
 
 
 def describe(resource: AppResource) -> str:
@@ -87,99 +79,83 @@ def describe_all(resources: Iterable[AppResource]) -> str:
     return ", ".join(map(describe, resources))
 
 
-@dataclass(frozen=True)
-class Change:
-    """What becomes of an app's resources: others' stay, ours are replaced."""
-
-    before: list[AppResource]
-    ours: list[AppResource]
-
-    @property
-    def others(self) -> list[AppResource]:
-        """Those that are not ours."""
-        return [resource for resource in self.before if resource.name not in OURS]
-
-    @property
-    def new(self) -> list[AppResource]:
-        """What the app does not have yet."""
-        return [resource for resource in self.ours if resource not in self.before]
-
-    @property
-    def lost(self) -> list[AppResource]:
-        """What it will not have any more."""
-        names = {resource.name for resource in [*self.others, *self.ours]}
-        return [resource for resource in self.before if resource.name not in names]
-
-
 def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -> None:
-    """Make these our resources of the app.
+    """Make these our resources of the app; others' stay.
 
     A refusal is no error: the page works without them, and a line says who can give them.
     """
     before = (app.resources if app else None) or []
-    change = Change(before, [w for w in wanted if w in before or not _is_held(target, app, w)])
-    if not change.new and not change.lost:
+    ours = [one for one in wanted if one in before or not _is_held(target, app, one)]
+    new = [one for one in ours if one not in before]
+    names = {one.name for one in ours}
+    lost = [one for one in before if one.name in OURS and one.name not in names]
+    if not new and not lost:
         say("Resources", f"{describe_all(wanted)} (unchanged)" if wanted else "none to give")
-    elif app is None or target.dry:
-        _say_done(target, change.lost, change.new)
-    else:
-        _give(target, app, change)
+        return
+    done = Outcome(ours, lost, "")
+    if app and not target.dry:
+        done = _replace(target, before, ours, lost)
+        _say_refused(target, app, [one for one in ours if one not in done.given], done.reason)
+    if done.lost:
+        say("Resources", f"{describe_all(done.lost)} {target.done('taken away')}")
+    elif lost:
+        cure = f"run this again, or take it away on {target.page}"
+        say("Resources", f"{describe_all(lost)} not taken away ({done.reason}): {cure}")
+    if given := [one for one in new if one in done.given]:
+        say("Resources", f"{describe_all(given)} {target.done('given')}")
 
 
-def _give(target: Target, app: App, change: Change) -> None:
-    given, reason = _replace(target, change)
-    lost = change.lost if given or not reason else []
-    _say_done(target, lost, [resource for resource in change.new if resource in given])
-    refused = [resource for resource in change.ours if resource not in given]
-    if refused or (reason and not change.ours):
-        _say_refused(target, app, refused, reason)
+class Outcome(NamedTuple):
+    """What the app has of ours now, what it has not any more, and the last refusal or ""."""
+
+    given: list[AppResource]
+    lost: list[AppResource]
+    reason: str
+
+
+def _replace(
+    target: Target, before: list[AppResource], ours: list[AppResource], lost: list[AppResource]
+) -> Outcome:
+    """Replace what an app has of ours: by all, or by those that are not refused one by one."""
+    others = [one for one in before if one.name not in OURS]
+    reason = _update(target, [*others, *ours])
+    if not reason:
+        return Outcome(ours, lost, "")
+    given: list[AppResource] = []
+    for one in ours if len(ours) > 1 else ():
+        why = _update(target, [*others, *given, one])
+        given += [] if why else [one]
+        reason = why or reason
+    if given:
+        return Outcome(given, lost, reason)
+    # What the app has stays, but for what is to go.
+    gone = bool(lost) and not _update(target, [one for one in before if one not in lost])
+    return Outcome([one for one in ours if one in before], lost if gone else [], reason)
 
 
 def _say_refused(target: Target, app: App, refused: list[AppResource], reason: str) -> None:
-    """Say who can give what was refused, or take away what was to go."""
-    services = [resource for resource in refused if _rights(resource)]
-    rest = [resource for resource in refused if not _rights(resource)]
+    """Say who can give what was refused, and for a model service by which SQL."""
+    services = [one for one in refused if _rights(one)]
     if services:
-        _say_sql(target, app, services, reason)
-    if rest or not refused:
+        why = f"{describe_all(services)} refused ({reason})"
+        say("Resources", f"{why}: an admin can give it with")
+    missing = [right.sql for service in services for right in _missing(target, app, service)]
+    for sql in dict.fromkeys(missing):
+        print(f"  GRANT {sql} TO `{app.service_principal_client_id}`;")
+    if rest := [one for one in refused if one not in services]:
         who = app.service_principal_name or app.name
-        why = f"{describe_all(rest) or 'that'} refused ({reason})"
         cure = f"who manages that can give it to {who}, or the first chat may be a 403"
-        say("Resources", f"{why}: {cure}")
-
-
-def _say_done(target: Target, lost: list[AppResource], given: list[AppResource]) -> None:
-    if lost:
-        say("Resources", f"{describe_all(lost)} {target.done('taken away')}")
-    if given:
-        say("Resources", f"{describe_all(given)} {target.done('given')}")
+        say("Resources", f"{describe_all(rest)} refused ({reason}): {cure}")
 
 
 def _is_held(target: Target, app: App | None, new: AppResource) -> bool:
     """Whether the app has it in another way: by somebody else's resource, or by an admin's SQL."""
     if app is None:
         return False
-    others = (r for r in app.resources or [] if r.name not in OURS)
-    return any(_gives(r, new) for r in others) or (
-        bool(_rights(new)) and not _missing(target, app, new)
-    )
-
-
-def _replace(target: Target, change: Change) -> tuple[list[AppResource], str]:
-    """Replace the app's resources: by all of ours, or by those that are not refused one by one.
-
-    Returns:
-        What of ours it has now, and the last refusal or "".
-    """
-    reason = _update(target, [*change.others, *change.ours])
-    if not reason:
-        return change.ours, ""
-    given: list[AppResource] = []
-    for one in change.ours if len(change.ours) > 1 else ():
-        why = _update(target, [*change.others, *given, one])
-        given += [] if why else [one]
-        reason = why or reason
-    return given, reason
+    others = (one for one in app.resources or [] if one.name not in OURS)
+    if any(_gives(one, new) for one in others):
+        return True
+    return bool(_rights(new)) and not _missing(target, app, new)
 
 
 def _update(target: Target, resources: list[AppResource]) -> str:
@@ -195,15 +171,6 @@ def _update(target: Target, resources: list[AppResource]) -> str:
 
     state, message = wait("Updating", look, {"SUCCEEDED", "FAILED"})
     return "" if state == "SUCCEEDED" else message
-
-
-def _say_sql(target: Target, app: App, services: list[AppResource], reason: str) -> None:
-    """Say how an admin gives what was refused."""
-    why = f"{describe_all(services)} refused ({reason})"
-    say("Resources", f"{why}: an admin can give it with")
-    missing = [right for service in services for right in _missing(target, app, service)]
-    for sql in dict.fromkeys(right.sql for right in missing):
-        print(f"  GRANT {sql} TO `{app.service_principal_client_id}`;")
 
 
 def _gives(resource: AppResource, wanted: AppResource) -> bool:
@@ -224,10 +191,10 @@ class Right:
     sql: str
 
 
-def _rights(resource: AppResource) -> Collection[Right]:
+def _rights(resource: AppResource) -> tuple[Right, ...]:
     """What a model service's resource stands for; nothing for any other resource."""
     securable = resource.uc_securable
-    if securable is None or securable.securable_type != Securable.MODEL_SERVICE:
+    if securable is None or securable.securable_type.value != "MODEL_SERVICE":
         return ()
     service = securable.securable_full_name
     catalog, schema = service.split(".")[0], service.rpartition(".")[0]

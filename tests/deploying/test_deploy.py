@@ -578,8 +578,20 @@ def test_what_cannot_be_taken_away_is_said(door: Door, apps: Apps) -> None:
     door(VOLUME="main.default.home")
     apps.updated = ("FAILED", "try later")
     code, out, _ = door(SET="HERMES_VOLUME= ENABLE_HERMES=false")
-    assert (code, "Resources: that refused (try later): who" in out) == (0, True)
-    assert "taken away" not in out
+    assert code == 0
+    stays = "main.default.home (WRITE_VOLUME) not taken away (try later): run this again"
+    assert stays in out
+    assert "hermes-volume" in [r["name"] for r in resources(apps)]
+
+
+def test_a_volume_is_taken_away_though_all_else_is_refused(door: Door, apps: Apps) -> None:
+    apps.volumes.add("main.default.home")
+    door(VOLUME="main.default.home", SET="ENABLE_HERMES=false")
+    apps.endpoints.clear()
+    code, out, _ = door(SET="HERMES_VOLUME= ENABLE_HERMES=")
+    assert (code, resources(apps)) == (0, [])
+    assert "Resources: main.default.home (WRITE_VOLUME) taken away\n" in out
+    assert f"Resources: {OPUS_4_6} (CAN_QUERY) refused (" in out
 
 
 def test_a_volume_that_an_earlier_version_was_given_stays_too(door: Door, apps: Apps) -> None:
