@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -226,14 +225,12 @@ def _locked(path: Path) -> Iterator[IO[str]]:
 
     def opener(name: str, flags: int) -> int:
         # Neither emptied nor appended to when it is opened: only who holds the lock may change it.
-        # A FIFO would wait for its other end.
-        handle = os.open(name, flags | os.O_CREAT | os.O_NONBLOCK, 0o600)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(f"{name} is not a regular file; expected what setup remembers: delete it")
-        return handle
+        return os.open(name, flags | os.O_CREAT, 0o600)
 
-    with open(_beside(path), "r+", opener=opener) as file:
+    memory = _beside(path)
+    if memory.exists() and not memory.is_file():
+        raise OSError(f"{memory} is not a regular file; expected what setup remembers: delete it")
+    with open(memory, "r+", opener=opener) as file:
         _lock(file)
         for leftover in real.parent.glob(f".{real.name}.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -255,7 +252,6 @@ def _lock(file: IO[str]) -> None:
 
 def _recall(file: IO[str]) -> Memory:
     """What the last setup left in the lock's file."""
-    file.seek(0)
     try:
         return Memory.read(json.loads(file.read(MOST + 1)))
     except (ValueError, RecursionError):

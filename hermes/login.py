@@ -83,7 +83,8 @@ def _log_in(env: Mapping[str, str], given: HermesSettings) -> HermesSettings:
     except SettingError:
         raise
     except Exception as error:  # whatever the provider's HTTP client or the Databricks CLI raises
-        if reason := _why_no_token(error):
+        reason = brief_error(error) if isinstance(error, ValueError) else type(error).__name__
+        if "cannot configure default credentials" not in reason:
             print(f"databricks-sdk found no token: {reason}", file=sys.stderr)
         return given
     file = _profiles_file(env, given.home)
@@ -94,14 +95,6 @@ def _log_in(env: Mapping[str, str], given: HermesSettings) -> HermesSettings:
         token=given.token or (token if kind == "Bearer" else ""),
         origin="" if given.host else f"{host} is from {profile}",
     )
-
-
-def _why_no_token(error: Exception) -> str:
-    """Why databricks-sdk gave no token, in a line; "" where there simply is no login."""
-    if not isinstance(error, ValueError):
-        return type(error).__name__
-    reason = brief_error(error)
-    return "" if "cannot configure default credentials" in reason else reason
 
 
 def sdk_config(env: Mapping[str, str], home: Path, timeout: int) -> Any:

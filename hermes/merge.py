@@ -15,7 +15,7 @@ from typing import Any
 
 from hermes.routes import Place, Routes, direct_route
 from hermes.settings import MCP_DEFAULTS, HermesSettings
-from hermes.trust import DIRECT, GATEWAY, SECOND, Trust, is_our_name, trust_of_setup
+from hermes.trust import DIRECT, GATEWAY, SECOND, Trust, trust_of_setup
 from hermes.urls import as_dict
 
 # What `hermes doctor --fix` calls a list entry's fields.
@@ -75,8 +75,7 @@ class Ownership:
 
     def before(self, entry: object) -> bool:
         """Whether the last setup wrote it, maybe for another workspace."""
-        name = name_of(entry)
-        return is_our_name(name) and url_of(entry) == self.last.get(name)
+        return url_of(entry) == self.last.get(name_of(entry))
 
     def needed(self, entry: object) -> bool:
         """Whether an entry of the user's fallback chain names it."""
@@ -152,10 +151,7 @@ def merge_model(config: Config, token: str, primary: Place, trust: Trust) -> Con
 
 
 def merge_providers(
-    entries: Iterable[Any],
-    ours: Mapping[str, Config],
-    own: Ownership,
-    lists: Mapping[str, Config],
+    entries: Iterable[Any], ours: Mapping[str, Config], own: Ownership, lists: Mapping[str, Config]
 ) -> list[Any]:
     """The list of providers: ours are brought up to date where they stand, or added at the end.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -10,17 +11,13 @@ import pytest
 import responses
 
 from hermes import login
-from hermes import settings as settings_module
 from hermes.config import refresh_token
 from hermes.login import load_settings, sdk_config
 from hermes.settings import read_flag, read_home
+from hermes.urls import SettingError
 from setup_hermes import main
 from tests.hosts import AWS, AWS_GATEWAY, AZURE, AZURE_GATEWAY, BAD_URLS, ID
-from tests.mocked import (
-    HOST,
-    TOKEN,
-    config_of,
-)
+from tests.mocked import HOST, TOKEN, config_of
 
 BAD_SETTINGS = [
     # What no URL is: tests/test_utils.py.
@@ -139,8 +136,17 @@ def test_a_home_that_is_not_set_is_the_apps(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda self: False)
-    monkeypatch.setattr(settings_module, "_account_home", lambda: tmp_path)
+    account = pwd.struct_passwd(("me", "x", 1, 1, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: account)
     assert read_home({} if name == "HOME unset" else {"HOME": name}) == tmp_path
+
+
+def test_an_account_that_nobody_knows_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a number for its user."""
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(SettingError, match=r"HOME: '\.' cannot be written"):
+        read_home({})
 
 
 @pytest.mark.parametrize(
