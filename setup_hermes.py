@@ -35,7 +35,7 @@ from hermes.learnt import read_learnt
 from hermes.login import load_settings
 from hermes.report import NOT_LOGGED_IN, chosen, problem, substitution, table, verdict
 from hermes.settings import read_flag
-from hermes.survey_text import report_workspace
+from hermes.survey import report_workspace
 from hermes.urls import SettingError
 
 COMMANDS: tuple[list[str], ...] = ([], ["--check"], ["--report"], ["--report", "--yes"])

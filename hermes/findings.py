@@ -79,34 +79,27 @@ class Finding:
         return f"{self.what}: {words or 'taken'}"
 
 
-def read_chat(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
-    """Read the answer to a chat completion.
+def read_reply(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
+    """Read an answer.
 
     Arguments:
-        rule: which rule was asked for.
+        rule: which rule was asked for; a list is taken where a JSON object is answered.
         place: who was asked.
         reply: what came back.
         token: is hidden in the words.
     """
-    answer = read_answer(place, reply.status, reply.body, token)
-    cut_short = reply.status == 400 and CUT_SHORT in answer.said
-    return _read(rule, answer, reply, answer.outcome is Outcome.SERVES or cut_short)
-
-
-def read_list(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
-    """The same for a list, which is taken where a JSON object is answered."""
-    answer = read_answer(place, reply.status, reply.body, token)
-    listed = reply.status == 200 and bool(as_json(reply.body) or reply.body.strip() == b"{}")
-    return _read(rule, answer, reply, listed)
-
-
-def _read(rule: Rule, answer: Answer, reply: Reply, taken: bool) -> Said:
+    answer, words = read_answer(place, reply.status, reply.body, token), as_json(reply.body)
+    if rule.is_list:
+        taken = reply.status == 200 and bool(words or reply.body.strip() == b"{}")
+    else:
+        cut_short = reply.status == 400 and CUT_SHORT in answer.said
+        taken = answer.outcome is Outcome.SERVES or cut_short
     if taken:
         return Said(True, reply.status)
     if 200 <= reply.status < 300:  # may be the words of a model
         return Said(None, reply.status, words="an answer that cannot be read")
     about_it = answer.outcome in REFUSES and reply.status in (400, 422, rule.status)
-    code = str(as_json(reply.body).get("error_code") or "")
+    code = str(words.get("error_code") or "")
     return Said(False if about_it else None, reply.status, code, answer.said)
 
 
@@ -121,10 +114,9 @@ def compare(rule: Rule, believed: bool, kept: Said, broken: Said) -> Finding:
     """
     if not kept.taken:
         words = f"what keeps it is not taken either: {kept.words}"
-        said = Said(None, kept.status, kept.code, words)
-        return Finding(rule.name, rule.what, believed, Result.UNKNOWN, said)
+        return unknown(rule, believed, replace(kept, taken=None, words=words))
     if broken.taken is None:
-        return Finding(rule.name, rule.what, believed, Result.UNKNOWN, broken)
+        return unknown(rule, believed, broken)
     refused = not broken.taken
     other = Result.STRICTER if refused else Result.KINDER
     result = Result.AS_BELIEVED if refused is believed else other
@@ -132,10 +124,9 @@ def compare(rule: Rule, believed: bool, kept: Said, broken: Said) -> Finding:
     return Finding(rule.name, rule.what, believed, result, broken, worded)
 
 
-def unasked(rule: Rule, believed: bool) -> Finding:
-    """What is found of a rule whose request another rule refuses already."""
-    said = Said(None, words=f"not asked, as {rule.unless} is refused")
-    return Finding(rule.name, rule.what, believed, Result.UNKNOWN, said)
+def unknown(rule: Rule, believed: bool, why: Said) -> Finding:
+    """What is found of a rule where nothing is learnt."""
+    return Finding(rule.name, rule.what, believed, Result.UNKNOWN, why)
 
 
 def read_caching(believed: bool, first: Said, second: Said, usage: Mapping[str, Any]) -> Finding:
@@ -166,20 +157,6 @@ def _cached_tokens(usage: Mapping[str, Any]) -> int:
     return cached if isinstance(cached, int) else 0
 
 
-def limits_of(findings: Iterable[Finding]) -> dict[str, Any]:
-    """What Hermes does without because of refusals, as `learnt.json` has it: a cap on the output
-    tokens, and where no cache marks go.
-    """
-    limits: dict[str, Any] = {}
-    for finding in findings:
-        if finding.name in LIMITS and finding.refused:
-            limits |= limits_in(finding.said.words, limits.get("cache", "all"))
-    return limits
-
-
-# --- The place, and the world around it ---
-
-
 def surface_of(place: Place) -> str:
     """Where a place is, as the table calls it."""
     if place.is_direct:
@@ -207,3 +184,34 @@ def world_of(answers: Iterable[Answer]) -> str:
     if True in new:
         return "both"
     return "classic" if False in new else ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a workspace said.
+
+    `place` was proved for the model; `places` is what each place said of it. `lists` are how many
+    models each list has.
+    """
+
+    cloud: str
+    place: Place
+    places: tuple[Answer, ...]
+    lists: Mapping[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def world(self) -> str:
+        """Which of Databricks' worlds it is; "" where that cannot be told."""
+        return world_of(self.places)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What Hermes does without on this place, as `learnt.json` has it: a cap on the output
+        tokens, and where no cache marks go.
+        """
+        limits: dict[str, Any] = {}
+        for finding in self.findings:
+            if finding.name in LIMITS and finding.refused:
+                limits |= limits_in(finding.said.words, limits.get("cache", "all"))
+        return limits

@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hermes.answers import SHOWN, Answer
 from hermes.config import write_whole
-from hermes.findings import Finding, rule_of, surface_of
+from hermes.findings import Finding, Survey, rule_of, surface_of
 from hermes.provider import family
 from hermes.routes import Place
 from hermes.rules import RULES
 from hermes.settings import HermesSettings
-from hermes.survey import Survey
 from hermes.urls import SettingError, as_json, workspace_id
 
 NAME, FORMAT = "hermes-report.json", 1
@@ -113,14 +112,13 @@ def _describe(place: Place) -> dict[str, str]:
 
 
 def _place(answer: Answer, redactor: Redactor) -> dict[str, Any]:
-    words = "" if answer.serves else redactor.redact(answer.said)
     return {
         **_describe(answer.place),
         "serves": answer.serves,
         "outcome": answer.outcome.name,
         "status": answer.status,
         "rule": "" if answer.serves else rule_of(answer),
-        "words": words,
+        "words": "" if answer.serves else redactor.redact(answer.said),
     }
 
 
@@ -152,22 +150,19 @@ class Redactor:
 
     def redact(self, words: str) -> str:
         """The words of which each is known; `LEFT_OUT` for each other."""
-        kept = " ".join(self._kept(words))
+        known = (word if self._is_known(word) else LEFT_OUT for word in words.split())
+        kept = " ".join(known)
         several = rf"{re.escape(LEFT_OUT)}(?: {re.escape(LEFT_OUT)})+"
         number = r"[^\w\s]*\d+[^\w\s]*"
         # Numbers in a row may be one number.
         kept = re.sub(rf"(?<!\S){number}(?: {number})+(?!\S)", LEFT_OUT, kept)
         return re.sub(several, LEFT_OUT, kept)[:SHOWN].rstrip()
 
-    def _kept(self, words: str) -> Iterator[str]:
-        for chunk in words.split():
-            yield chunk if self._is_known(chunk) else LEFT_OUT
-
-    def _is_known(self, chunk: str) -> bool:
+    def _is_known(self, word: str) -> bool:
         """Whether it is made of known words and short numbers: `messages.3.content`, `25000`."""
-        core = chunk.strip(_EDGES)
+        core = word.strip(_EDGES)
         if not core:
-            return chunk.isascii()
+            return word.isascii()
         if any(name in core.lower() for name in self._names):
             return False
         if re.fullmatch(rf"\d{{1,{DIGITS}}}", core) or core in _NUMBERS:
@@ -189,10 +184,9 @@ def _names_of(settings: HermesSettings) -> list[str]:
     return [settings.token, settings.workspace_id, workspace_id(settings.host), *hosts]
 
 
-def _vocabulary() -> Iterator[str]:
-    for rule in RULES.values():
-        yield from (rule.words, rule.code, rule.what, json.dumps([rule.breaks, rule.keeps]))
-
-
-_WORDS = frozenset(re.findall(r"[a-z]+", f"{' '.join(_vocabulary())} {_MORE}".lower())) | {"v3"}
-_NUMBERS = frozenset(re.findall(r"\d{7,}", " ".join(_vocabulary())))
+_TABLE = " ".join(
+    f"{rule.words} {rule.code} {rule.what} {json.dumps([rule.breaks, rule.keeps])}"
+    for rule in RULES.values()
+)
+_WORDS = frozenset(re.findall(r"[a-z]+", f"{_TABLE} {_MORE}".lower())) | {"v3"}
+_NUMBERS = frozenset(re.findall(r"\d{7,}", _TABLE))

@@ -30,10 +30,10 @@ class Rule:
     Arguments:
         name: what options and tests call it.
         what: what is refused.
-        status: the HTTP status.
-        code: the `error_code` of the answer.
         words: the `message` of the answer; names in braces stand for what differs.
         source: who reported it.
+        status: the HTTP status.
+        code: the `error_code` of the answer.
         only: a regular expression for the names of the models that it holds for.
         but: one for the names of those that it does not hold for.
         since: the first version of a Claude that it holds for.
@@ -47,10 +47,10 @@ class Rule:
 
     name: str
     what: str
-    status: int
-    code: str
     words: str
     source: str
+    status: int = 400
+    code: str = "BAD_REQUEST"
     only: str = ""
     but: str = ""
     since: Version = (0, 0)
@@ -64,6 +64,11 @@ class Rule:
         """Whether it is about this model on this surface."""
         named = re.search(self.only, model) and not (self.but and re.search(self.but, model))
         return bool(named) and surface in self.where and self.since <= version(model) < self.before
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is about a list, rather than a chat completion."""
+        return self.where == (LISTS,)
 
     def answer(self, **differs: object) -> Answer:
         """The refusal as the workspace words it."""
@@ -132,12 +137,13 @@ _ROUND = _round(_called(" ", "a"), _done("a"))
 
 
 _SYSTEM_AI = {"parent": "schemas/system.ai"}
-_BAD = (400, "BAD_REQUEST")
+# How a login or a right that is missing is refused.
+_DENIED: dict[str, Any] = {"status": 403, "code": "PERMISSION_DENIED"}
+_FORBIDDEN: dict[str, Any] = {"status": 403, "code": "403"}
 _REQUEST = [
     Rule(
         "empty-content",
         "an assistant message with tool_calls and empty content",
-        *_BAD,
         "messages: text content blocks must be non-empty",
         "databricks-openai 0.18.0 sends one space instead; its PR 333 tells why",
         only=CLAUDE,
@@ -147,7 +153,6 @@ _REQUEST = [
     Rule(
         "strict",
         "strict in a tool's function, whatever its value",
-        *_BAD,
         "tools.{i}.custom.strict: Extra inputs are not permitted",
         "databricks-openai takes it out; omnigent PR 730",
         but="gpt",
@@ -157,7 +162,6 @@ _REQUEST = [
     Rule(
         "name",
         "name in a message that is not a user's",
-        *_BAD,
         "messages.{i}.name: not supported",
         "litellm llms/databricks/chat/transformation.py; databricks-langchain",
         breaks=_round(_called(" ", "a"), _done("a", name="terminal")),
@@ -166,7 +170,6 @@ _REQUEST = [
     Rule(
         "tool-order",
         "a second tool message after one assistant message with two calls",
-        *_BAD,
         "the message before a tool message must carry tool_calls",
         "litellm, the same file: it repeats the assistant message, one call each",
         but=CLAUDE,
@@ -176,7 +179,6 @@ _REQUEST = [
     Rule(
         "stream-options",
         "stream_options for a model of open weights",
-        *_BAD,
         'Bad request: json: unknown field "stream_options"',
         "opencode 31156, continue 12936, lingua PR 133",
         only=OPEN,
@@ -186,7 +188,6 @@ _REQUEST = [
     Rule(
         "gemini-stream-options",
         "stream_options for Gemini on direct serving",
-        *_BAD,
         'Bad request: json: unknown field "stream_options"',
         "unity-gateway 491",
         only=GEMINI,
@@ -197,7 +198,6 @@ _REQUEST = [
     Rule(
         "gemini-schema",
         "$schema or exclusiveMinimum in the schema of a tool, for Gemini on direct serving",
-        *_BAD,
         'Invalid JSON payload received. Unknown name "{field}": Cannot find field.',
         "unity-gateway 491",
         only=GEMINI,
@@ -208,7 +208,6 @@ _REQUEST = [
     Rule(
         "cap",
         "more max_tokens than the endpoint's own cap",
-        *_BAD,
         "{field} ({asked}) cannot exceed {cap}",
         "ucode databricks.py, omnigent PR 6209, databricks-sdk-go 1183, mlflow PR 25360",
         breaks={"max_tokens": 10_000_000},
@@ -216,7 +215,6 @@ _REQUEST = [
     Rule(
         "sampling",
         "temperature, top_p or top_k for Claude 4.7 and later",
-        *_BAD,
         "Model us.anthropic.{name} does not support the {field} parameter.",
         "litellm PR 28115",
         only=CLAUDE,
@@ -226,7 +224,6 @@ _REQUEST = [
     Rule(
         "reasoning-effort",
         "reasoning_effort for Claude",
-        *_BAD,
         'json: unknown field "reasoning_effort"',
         "bifrost PR 6958, models.dev PR 2340",
         only=CLAUDE,
@@ -235,7 +232,6 @@ _REQUEST = [
     Rule(
         "thinking",
         "thinking for a model that is no Claude",
-        *_BAD,
         'json: unknown field "thinking"',
         'Anthropic\'s "Extended thinking"',
         but=CLAUDE,
@@ -244,7 +240,6 @@ _REQUEST = [
     Rule(
         "thinking-adaptive",
         "adaptive thinking for a Claude before 4.6",
-        *_BAD,
         "adaptive thinking is not supported on this model",
         'Anthropic\'s "Adaptive thinking"',
         only=CLAUDE,
@@ -254,7 +249,6 @@ _REQUEST = [
     Rule(
         "thinking-budget",
         "a budget for thinking below 1,024 or not below max_tokens",
-        *_BAD,
         "thinking.enabled.budget_tokens: must be at least 1024 and less than max_tokens",
         'Anthropic\'s "Extended thinking"',
         only=CLAUDE,
@@ -265,7 +259,6 @@ _REQUEST = [
     Rule(
         "thinking-round",
         "thinking turned on while a tool round is open",
-        *_BAD,
         "Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
         'Anthropic\'s "Extended thinking"',
         only=CLAUDE,
@@ -276,7 +269,6 @@ _REQUEST = [
     Rule(
         "cache-marks",
         "a cache mark for a model that is no Claude",
-        *_BAD,
         'json: unknown field "cache_control"',
         "g3 PR 24",
         but=CLAUDE,
@@ -286,7 +278,6 @@ _REQUEST = [
     Rule(
         "cache-tool",
         "a cache mark inside a tool message's content",
-        *_BAD,
         "messages.{i}.content.0.tool_result.content.{j}.cache_control: cache_control may not be "
         "specified within `tool_result.content`. Instead, place it directly on `tool_result`",
         "copilot-api 241; goose marks only system, user messages and the last tool",
@@ -298,7 +289,6 @@ _REQUEST = [
     Rule(
         "cache-empty",
         "a cache mark on an empty text",
-        *_BAD,
         "cache_control cannot be set for empty text blocks",
         'Anthropic\'s "Prompt caching"',
         only=CLAUDE,
@@ -309,7 +299,6 @@ _REQUEST = [
     Rule(
         "cache-many",
         "more than four cache marks",
-        *_BAD,
         "A maximum of 4 blocks with cache_control may be provided. Found {found}.",
         'Anthropic\'s "Prompt caching"',
         only=CLAUDE,
@@ -320,7 +309,6 @@ _REQUEST = [
     Rule(
         "unknown-field",
         "store, service_tier and other fields that the API does not document",
-        *_BAD,
         'json: unknown field "{field}"',
         "openclaw PR 62230",
         breaks={"store": True},
@@ -330,112 +318,104 @@ _WORLD = [
     Rule(
         "retired",
         "the old name of a pay-per-token model on direct serving, where Unity Gateway is enforced",
-        403,
-        "PERMISSION_DENIED",
         "Querying pay-per-token foundation model endpoint '{model}' is disabled for this "
         "workspace. Please use Unity Gateway.",
         "databricks-agent-skills, foundation models",
         where=(DIRECT,),
+        **_DENIED,
     ),
     Rule(
         "retired-provisioned",
         "a provisioned-throughput foundation model on direct serving, where Unity Gateway is "
         "enforced",
-        403,
-        "PERMISSION_DENIED",
         "Querying provisioned throughput foundation model endpoint '{model}' directly is disabled "
         "for this workspace. Please use Unity Gateway.",
         "databricks-agent-skills, apps",
         where=(DIRECT,),
+        **_DENIED,
     ),
     Rule(
         "retired-endpoint",
         "the old name of a model on direct serving, in the words of some workspaces",
-        403,
-        "PERMISSION_DENIED",
         "Endpoint '{model}' is no longer available. Please use Unity Gateway.",
         "databricks-agent-skills",
         where=(DIRECT,),
+        **_DENIED,
     ),
     Rule(
         "retired-gateway",
         "the old name of a model on a gateway route, where Unity Gateway is enforced",
-        501,
-        "NOT_IMPLEMENTED",
         "'{model}' is no longer available. Use Unity Catalog model services (v3).",
         "litellm PR 40492; omnigent",
+        status=501,
+        code="NOT_IMPLEMENTED",
         where=(LEGACY, GATEWAY),
     ),
     Rule(
         "retired-gateway-403",
         "the same as retired-gateway, as some workspaces answer it",
-        403,
-        "PERMISSION_DENIED",
         "'{model}' is no longer available. Use Unity Catalog model services (v3).",
         "a guide that was confirmed against a live workspace",
         where=(LEGACY, GATEWAY),
+        **_DENIED,
     ),
     Rule(
         "missing-model",
         "a model service that is not there, or on which EXECUTE is missing",
-        404,
-        "NOT_FOUND",
         "'{model}' does not exist",
         "CODA PR 140",
+        status=404,
+        code="NOT_FOUND",
         where=(LEGACY, GATEWAY),
         breaks={"model": "system.ai.no-such-model"},
     ),
     Rule(
         "missing-endpoint",
         "an endpoint that is not there; also every new name on direct serving",
-        404,
-        "ENDPOINT_NOT_FOUND",
         "The given endpoint does not exist, please retry after checking the specified model and "
         "version deployment exists.",
         "the trace that started this project",
+        status=404,
+        code="ENDPOINT_NOT_FOUND",
         breaks={"model": "no-such-model"},
     ),
     Rule(
         "no-entitlement",
         "a model to which this workspace is not entitled (Free Edition, some new ones)",
-        403,
-        "PERMISSION_DENIED",
         "The endpoint is temporarily disabled due to a Databricks-set rate limit of 0.",
         "reports of Free Edition workspaces",
+        **_DENIED,
     ),
     Rule(
         "busy",
         "more output tokens a minute than the workspace's tier has; max_tokens counts before "
         "admission",
-        429,
-        "REQUEST_LIMIT_EXCEEDED",
         "REQUEST_LIMIT_EXCEEDED: Exceeded workspace output tokens per minute rate limit for "
         "{model}.",
         "Microsoft Learn, Foundation Model APIs rate limits and quotas",
+        status=429,
+        code="REQUEST_LIMIT_EXCEEDED",
     ),
     Rule(
         "disabled",
         "every gateway route of a workspace whose AI Gateway is off",
-        404,
-        "FEATURE_DISABLED",
         "AI Gateway is not available for this workspace.",
         "a workspace of the classic world",
+        status=404,
+        code="FEATURE_DISABLED",
         where=(LEGACY, GATEWAY),
     ),
     Rule(
         "stale-token",
         "a token that has expired, was revoked or never was",
-        403,
-        "403",
         "Invalid access token.",
         "the trace that started this project",
         where=(*CHAT, LISTS),
+        **_FORBIDDEN,
     ),
     Rule(
         "foreign-token",
         "a token of another workspace",
-        400,
-        "BAD_REQUEST",
         "Invalid Token",
         "ucode issue 84",
         where=(*CHAT, LISTS),
@@ -443,28 +423,26 @@ _WORLD = [
     Rule(
         "narrow-scope",
         "a token with the scope ai-gateway alone, on anything but the workspace's own gateway",
-        403,
-        "403",
         "Provided OAuth token does not have required scopes: all-apis",
         "reports of ucode's users",
         where=(LEGACY, DIRECT),
+        **_FORBIDDEN,
     ),
     Rule(
         "no-listing",
         "the lists of Unity Catalog with a token that may ask models but not list them",
-        403,
-        "403",
         "Provided OAuth token does not have required scopes: unity-catalog",
         "reports of ucode's users",
         where=(LISTS,),
+        **_FORBIDDEN,
     ),
     Rule(
         "page-size",
         "a list of model services with no page_size, or with one above what the workspace takes",
-        499,
-        "CANCELLED",
         "",
         "unity-gateway 345",
+        status=499,
+        code="CANCELLED",
         where=(LISTS,),
         breaks=_SYSTEM_AI,
         keeps=_SYSTEM_AI | {"page_size": 5},
@@ -472,19 +450,19 @@ _WORLD = [
     Rule(
         "list-timeout",
         "a list of model services while the workspace is busy",
-        504,
-        "DEADLINE_EXCEEDED",
         "The request timed out.",
         "unity-gateway 345",
+        status=504,
+        code="DEADLINE_EXCEEDED",
         where=(LISTS,),
     ),
     Rule(
         "no-schema",
         "model services of a schema that is not there; on sovereign clouds system.ai is none",
-        404,
-        "SCHEMA_DOES_NOT_EXIST",
         "Schema '{schema}' does not exist.",
         "Unity Catalog's answer for other securables",
+        status=404,
+        code="SCHEMA_DOES_NOT_EXIST",
         where=(LISTS,),
         breaks={"parent": "schemas/system.no_such_schema", "page_size": 5},
         keeps=_SYSTEM_AI | {"page_size": 5},

@@ -1,38 +1,45 @@
-"""Asks a workspace what is believed of Databricks: each rule of the table by two small requests,
-one that breaks it and one that keeps it; each place a model may be; the lists; the prompt cache.
+"""`setup_hermes.py --report`: asks a workspace what is believed of Databricks.
+
+Each rule of the table is asked for by two small requests, one that breaks it and one that keeps it.
+So are each place a model may be, the lists, and the prompt cache. What that costs is said first,
+what is found is printed as it comes, and written to a file for an issue where that is wanted.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from hermes import provider
 from hermes.answers import Answer, choices
-from hermes.choice import Proof
+from hermes.choice import Proof, prove
 from hermes.client import LIST, Client, Reply
 from hermes.findings import (
     Finding,
+    Result,
     Said,
+    Survey,
     compare,
-    limits_of,
     read_caching,
-    read_chat,
-    read_list,
+    read_reply,
     surface_of,
-    unasked,
-    world_of,
+    unknown,
 )
+from hermes.learnt import read_learnt
 from hermes.models import MODEL_SERVICES, Catalog, names_of
-from hermes.proof import ANSWER, Prover
+from hermes.proof import ANSWER, Prover, describe_limits
+from hermes.report import NOT_LOGGED_IN, table, verdict
+from hermes.report_file import NAME, as_issue, check_free, write_report
 from hermes.routes import Place, default_route, direct_route, places
 from hermes.rules import LISTS, RULES, Rule
 from hermes.settings import HermesSettings
 from hermes.trust import Trust
-from hermes.urls import as_dict, as_json, cloud_of
+from hermes.urls import SettingError, as_dict, as_json, cloud_of
 
 SMALL = 16  # output tokens of a request, where its rule does not say otherwise
 LONG = "word " * 4500  # Anthropic's "Prompt caching": no shorter prompt than 4,096 tokens is cached
@@ -48,31 +55,6 @@ class Cost(NamedTuple):
     requests: int
     prompts: int
     answers: int
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a workspace said.
-
-    `place` was proved for the model; `places` is what each place said of it. `lists` are how many
-    models each list has.
-    """
-
-    cloud: str
-    place: Place
-    places: tuple[Answer, ...]
-    lists: Mapping[str, int]
-    findings: tuple[Finding, ...]
-
-    @property
-    def world(self) -> str:
-        """Which of Databricks' worlds it is; "" where that cannot be told."""
-        return world_of(self.places)
-
-    @property
-    def limits(self) -> dict[str, Any]:
-        """What Hermes does without on this place."""
-        return limits_of(self.findings)
 
 
 def asked_rules(model: str, surface: str) -> list[Rule]:
@@ -92,17 +74,17 @@ def asked_rules(model: str, surface: str) -> list[Rule]:
 
 def request_of(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A plain question with these fields instead of its own, and a cap on its answer."""
-    request: dict[str, Any] = {"model": model, "messages": [_QUESTION], "stream": True}
-    request |= {"max_tokens": SMALL, **fields}
-    cap = request.pop("max_tokens")
-    return {**request, provider.cap_field(model): cap}
+    request = {"model": model, "messages": [_QUESTION], "stream": True, "max_tokens": SMALL}
+    request |= fields
+    request[provider.cap_field(model)] = request.pop("max_tokens")
+    return request
 
 
 def cost_of(settings: HermesSettings) -> Cost:
     """What a survey costs at most. Nothing is asked."""
     model = settings.model
     surface = surface_of(Place(default_route(settings.host, settings.gateway), model))
-    rules = [rule for rule in asked_rules(model, surface) if not is_list(rule)]
+    rules = [rule for rule in asked_rules(model, surface) if not rule.is_list]
     pairs = [request_of(model, fields) for rule in rules for fields in (rule.breaks, rule.keeps)]
     requests = {json.dumps(request): request for request in pairs}
     caps = [request[provider.cap_field(model)] for request in requests.values()]
@@ -111,11 +93,6 @@ def cost_of(settings: HermesSettings) -> Cost:
         (sum(map(len, requests)) + 2 * len(LONG)) // CHARACTERS + PROOF * ROUND,
         sum(cap for cap in caps if cap < 10_000) + PROOF * SMALL,
     )
-
-
-def is_list(rule: Rule) -> bool:
-    """Whether a rule is about a list, rather than a chat completion."""
-    return rule.where == (LISTS,)
 
 
 class Surveyor:
@@ -165,9 +142,10 @@ class Surveyor:
         refused = set[str]()
         surface = surface_of(self.place)
         for rule in asked_rules(self.place.model, surface):
-            believed = rule.holds(self.place.model, LISTS if is_list(rule) else surface)
+            believed = rule.holds(self.place.model, LISTS if rule.is_list else surface)
             if rule.unless in refused:
-                yield unasked(rule, believed)
+                why = Said(None, words=f"not asked, as {rule.unless} is refused")
+                yield unknown(rule, believed, why)
                 continue
             kept = self._ask(rule, rule.keeps)
             broken = self._ask(rule, rule.breaks)
@@ -187,21 +165,15 @@ class Surveyor:
 
     def _ask(self, rule: Rule, fields: Mapping[str, Any]) -> Said:
         """What is answered to these fields; what was told clearly once is not asked again."""
-        if is_list(rule):
-            return self._list(rule, fields)
+        if rule.is_list:
+            url = f"{self.settings.host}{MODEL_SERVICES}?{urlencode(fields)}"
+            return self._read(rule, self._client.ask(url))
         request = request_of(self.place.model, fields)
         key = json.dumps(request, sort_keys=True)
         known = self._said.get(key)
         if known is None or known.taken is None:
-            known = self._said[key] = self._chat(rule, request)
+            known = self._said[key] = self._read(rule, self._post(request, ANSWER))
         return known
-
-    def _list(self, rule: Rule, query: Mapping[str, Any]) -> Said:
-        url = f"{self.settings.host}{MODEL_SERVICES}?{urlencode(query)}"
-        return read_list(rule, self.place, self._client.ask(url), self.settings.token)
-
-    def _chat(self, rule: Rule, request: Mapping[str, Any]) -> Said:
-        return read_chat(rule, self.place, self._post(request, ANSWER), self.settings.token)
 
     def _whole(self, request: Mapping[str, Any]) -> tuple[Said, dict[str, Any]]:
         """The answer to a request that is not streamed, and what it says of its tokens."""
@@ -209,8 +181,98 @@ class Surveyor:
         answer = as_json(reply.body)
         if reply.status == 200 and answer.get("choices"):
             return Said(True, reply.status), as_dict(answer.get("usage"))
-        return read_chat(RULES["cache-marks"], self.place, reply, self.settings.token), {}
+        return self._read(RULES["cache-marks"], reply), {}
+
+    def _read(self, rule: Rule, reply: Reply) -> Said:
+        return read_reply(rule, self.place, reply, self.settings.token)
 
     def _post(self, request: Mapping[str, Any], most: int) -> Reply:
         url = f"{self.place.base_url}/chat/completions"
         return self._client.ask(url, dict(request), most, lambda body: choices(body) is not None)
+
+
+# --- The command, for a person ---
+
+
+def report_workspace(settings: HermesSettings, yes: bool) -> int:
+    """Survey a workspace for a person.
+
+    Arguments:
+        settings: checked settings.
+        yes: whether both questions are answered with yes: the cost, and the file.
+
+    Returns:
+        The exit code: 0 done, 1 no place for the model or no token, 130 ended by Ctrl-C.
+
+    Raises:
+        SettingError: where nobody can be asked, or the file cannot be written.
+    """
+    if not settings.token:
+        print(NOT_LOGGED_IN)
+        return 1
+    path = Path(NAME).absolute()
+    if yes:
+        check_free(path)  # before it costs anything
+    cost = cost_of(settings)
+    print(
+        f"This asks {settings.model}: about {_up(cost.requests, 10)} requests, at most"
+        f" {_up(cost.prompts + cost.answers, 1000):,} tokens."
+    )
+    try:
+        if not (yes or _agreed("Ask?")):
+            return 0
+        survey = _survey(settings)
+        if survey and (yes or _agreed(f"Write {NAME}, for an issue?")):
+            write_report(path, as_issue(survey, settings))
+            print(f"Written:   {path}, for an issue")
+        return 0 if survey else 1
+    except KeyboardInterrupt:
+        print("\nEnded; nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _up(number: int, step: int) -> int:
+    """A number rounded up to a step."""
+    return -(-number // step) * step
+
+
+def _agreed(question: str) -> bool:
+    """Ask a person."""
+    if not sys.stdin.isatty():
+        raise SettingError(
+            "setup_hermes.py --report: there is no terminal to ask on; expected make report YES=1,"
+            " or --yes after --report"
+        )
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _survey(settings: HermesSettings) -> Survey | None:
+    """Ask, and print each answer as it comes; None where no place has the model."""
+    proof = prove(settings, read_learnt(settings.home))
+    if not proof.answers_at_all:
+        print(table(settings, proof.answers), verdict(proof), sep="\n")
+        return None
+    surveyor = Surveyor(proof)
+    places = tuple(surveyor.places())
+    print(table(settings, places))
+    lists = surveyor.lists()
+    print(f"Lists:     {', '.join(f'{number} {name}' for name, number in lists.items())}")
+    print(f"Asked:     {surveyor.place.model} on {surveyor.place.base_url}")
+    print(_row("RULE", "RESULT", "ANSWER", "WHAT, AND THE WORKSPACE'S WORDS WHERE THEY DIFFER"))
+    findings = list[Finding]()
+    for finding in surveyor.findings():
+        print(_row(finding.name, finding.result.value, finding.said.answer, finding.text))
+        findings.append(finding)
+    survey = Survey(surveyor.cloud, surveyor.place, places, lists, tuple(findings))
+    print(f"World:     {survey.world or 'unknown'}")
+    counted = Counter(finding.result for finding in findings)
+    numbers = (f"{counted[result]} {result.value}" for result in Result if counted[result])
+    print(f"Result:    {', '.join(numbers)}{describe_limits(survey.limits)}")
+    return survey
+
+
+def _row(name: str, result: str, answer: str, text: str) -> str:
+    return f"{name:22} {result:14} {answer:11} {text}"

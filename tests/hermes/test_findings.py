@@ -13,7 +13,7 @@ import pytest
 
 from hermes.answers import Answer, Outcome, limits_in
 from hermes.client import Reply
-from hermes.findings import Result, Said, compare, read_caching, read_chat, rule_of, world_of
+from hermes.findings import Result, Said, compare, read_caching, read_reply, rule_of, world_of
 from hermes.report_file import FORMAT, LEFT_OUT, Redactor, write_report
 from hermes.routes import Place
 from hermes.rules import RULES
@@ -63,7 +63,7 @@ def test_what_two_answers_say_of_a_rule(
     ],
 )
 def test_what_one_answer_says(status: int, body: str, taken: bool | None, words: str) -> None:
-    said = read_chat(STRICT, Place(OPENAI, OPUS_4_7), Reply(status, body.encode()), TOKEN)
+    said = read_reply(STRICT, Place(OPENAI, OPUS_4_7), Reply(status, body.encode()), TOKEN)
     assert (said.taken, said.words) == (taken, words)
 
 

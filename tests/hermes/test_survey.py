@@ -17,12 +17,12 @@ import pytest
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
 from hermes.choice import prove
-from hermes.findings import Finding, Result
+from hermes.findings import Finding, Result, Survey
 from hermes.learnt import Learnt
 from hermes.login import load_settings
 from hermes.report_file import as_issue
 from hermes.rules import RULES
-from hermes.survey import Survey, Surveyor, cost_of
+from hermes.survey import Surveyor, cost_of
 from setup_hermes import main
 from tests.conftest import ROOT
 from tests.standin import GPT, NEW_OPUS_4_7, OPUS_4_7, WORLDS, Call, StandIn
