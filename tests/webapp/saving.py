@@ -62,10 +62,10 @@ def files_api(workspace: StandIn) -> Iterator[FilesAPI]:
         yield connect(login.host, bearer(login))
 
 
-def save_home(workspace: StandIn, volume: Volume, home: Path) -> None:
+def save_home(workspace: StandIn, home: Path, folder: str = "/Volumes/main/hermes/state") -> None:
     """Save a home directory as an app does that ran on it."""
     with files_api(workspace) as files:
-        archive = Archive(home, volume.path)
+        archive = Archive(home, folder)
         archive.restore(files)
         archive.save(files)
 

@@ -31,6 +31,7 @@ from tests.standin.files import Volume
 from tests.webapp.browsing import Open, line, prompt, sees
 from tests.webapp.saving import everything, files_api, save_home, savers
 from webapp.keep.archive import Archive
+from webapp.keep.format import folder_of, new_name
 from webapp.keep.keeper import DISK
 
 PATH = "/Volumes/main/hermes/state"
@@ -48,25 +49,9 @@ def workspace(volume: Volume) -> Iterator[StandIn]:
         yield standin
 
 
-def test_the_files_are_there_before_the_first_terminal(
-    workspace: StandIn, volume: Volume, window: Open
+def test_no_shell_can_read_what_logs_in_and_the_end_saves(
+    workspace: StandIn, volume: Volume
 ) -> None:
-    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-        page = window(served.url)
-        sees(page, "projects")
-        page.keyboard.type("echo kept-$((6*7)) > mine.txt; touch done\n")
-        until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
-        line(page, "not saved yet")
-    assert len(volume.names("state-")) == 1  # at the end, by SIGTERM
-    with Served(workspace.env, HERMES_VOLUME=PATH) as served:
-        page = window(served.url)
-        sees(page, "Brought back 2 files")
-        page.keyboard.type("cat mine.txt\n")
-        sees(page, "kept-42")
-        line(page, "not saved yet")
-
-
-def test_no_shell_can_read_what_logs_in(workspace: StandIn, volume: Volume) -> None:
     with Served(workspace.env, HERMES_VOLUME=PATH) as served:
         until(lambda: volume.names("instance-"), lambda: "nothing restores")
         (number,) = savers(served.home)
@@ -75,11 +60,15 @@ def test_no_shell_can_read_what_logs_in(workspace: StandIn, volume: Volume) -> N
         assert b"DATABRICKS_" not in (saver / "environ").read_bytes()
         assert secret not in (saver / "environ").read_bytes() + (saver / "cmdline").read_bytes()
         until(
-            lambda: (saver / "stat").read_text().rpartition(")")[2].split()[16] == "19",
+            lambda: (saver / "stat").read_text().rpartition(")")[2].split()[16] == "10",
             lambda: "it is not nice when it has restored",
         )
         assert not any(secret in call.body for call in volume.calls)
+        assert volume.names("state-") == []
+        (served.home / "projects").mkdir(exist_ok=True)
+        (served.home / "projects" / "mine.txt").write_text("mine")
     until(lambda: not saver.exists(), lambda: "the process that saves stays")
+    assert len(volume.names("state-")) == 1  # by SIGTERM
 
 
 @contextmanager
@@ -175,7 +164,7 @@ def test_a_conversation_goes_on_after_a_restart(
     chat(hermes_home, "-q", f"my word is xylophone {min(keys)}")
     config.write_text(config.read_text() + "# mine\ndisplay:\n  theme: mono\n")
     (hermes_home / ".hermes" / "memories" / "MEMORY.md").write_text("remember")
-    save_home(workspace, volume, hermes_home)
+    save_home(workspace, hermes_home)
     asked.clear()
     with Served(workspace.env, hermes_home, HERMES_VOLUME=PATH) as served:
         page = window(served.url)
@@ -201,11 +190,11 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name).click()
 
 
-def in_projects(served: Served) -> dict[str, str]:
+def in_projects(home: Path) -> dict[str, str]:
     """The files below ~/projects that are there, small ones with what is in them."""
     return {
-        str(path.relative_to(served.home / "projects")): path.read_text()
-        for path in (served.home / "projects").rglob("*")
+        str(path.relative_to(home / "projects")): path.read_text()
+        for path in (home / "projects").rglob("*")
         if path.is_file() and path.stat().st_size < 1000
     }
 
@@ -217,7 +206,7 @@ def test_a_volume_that_fails_at_the_start_loses_nothing(
     """No terminal opens on top of what is not known; a start without it is a line of its own."""
     (tmp_path / "projects").mkdir()
     (tmp_path / "projects" / "mine.txt").write_text("old\n")
-    save_home(workspace, volume, tmp_path)
+    save_home(workspace, tmp_path)
     before = dict(volume.files)
     volume.forbidden = True
     with Served(workspace.env, HERMES_VOLUME=PATH) as served:
@@ -231,14 +220,31 @@ def test_a_volume_that_fails_at_the_start_loses_nothing(
         until((served.home / "projects" / "done").exists, lambda: "the shell does not write")
         volume.forbidden = False
     assert before.items() <= volume.files.items()
-    assert any("/line-" in name for name in volume.files)
+    (name,) = {path.split("/")[-2] for path in volume.files if "/line-" in path}
+    back = tmp_path / "back"
+    (back / "projects").mkdir(parents=True)
+    with files_api(workspace) as files:
+        Archive(back, folder_of(PATH, name)).restore(files)
+    assert in_projects(back) == {"mine.txt": "new\n", "done": ""}
+
+
+def test_which_saved_state_to_bring_back_is_asked_before_the_first_terminal(
+    workspace: StandIn, volume: Volume, window: Open, tmp_path: Path
+) -> None:
+    for text, folder in (("old\n", PATH), ("new\n", folder_of(PATH, new_name()))):
+        home = tmp_path / text.strip()
+        (home / "projects").mkdir(parents=True)
+        (home / "projects" / "mine.txt").write_text(text)
+        save_home(workspace, home, folder)
     with Served(workspace.env, HERMES_VOLUME=PATH) as served:
         page = window(served.url)
         sees(page, "There are several saved states.")
         expect(page.get_by_role("button", name="the first line")).to_be_visible()
         press(page, "a run that was started without it")
+        sees(page, "Brought back 1 files")
         sees(page, "This is a shell")
-        assert in_projects(served) == {"mine.txt": "new\n", "done": ""}
+        assert in_projects(served.home) == {"mine.txt": "new\n"}
+        line(page, "not saved yet")
 
 
 @pytest.mark.fault("volume")
@@ -247,7 +253,7 @@ def test_a_disk_that_is_full_at_the_start_loses_nothing(
 ) -> None:
     (tmp_path / "projects").mkdir()
     (tmp_path / "projects" / "big").write_bytes(bytes(9_000_000))
-    save_home(workspace, volume, tmp_path)
+    save_home(workspace, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, hard))  # the one file finds no room
     try:

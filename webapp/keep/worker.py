@@ -36,6 +36,7 @@ from webapp.keep.lines import find_lines, recall_choice, record_choice
 SHOWN = 1000  # entries of what is left out or missing; more are counted
 ROOM = 2**22  # characters of paths in an answer, which is one line
 PULSE = 2.0  # seconds between two signs of life
+NICE = 10  # a tenth of a core beside a busy program; with 19, a seventieth, no last save gets done
 ASKED = 600.0  # seconds between two questions about who may read the volume
 
 
@@ -214,7 +215,7 @@ def main() -> None:
         for line in sys.stdin:
             say(answer := worker.answer(json.loads(line)))
             if "files" in answer:  # from now on nobody waits for it
-                os.nice(19 - os.nice(0))  # the disk's priority follows
+                os.nice(max(0, NICE - os.nice(0)))  # the disk's priority follows
 
 
 if __name__ == "__main__":
