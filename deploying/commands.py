@@ -23,7 +23,13 @@ from deploying.rights import (
     model_resources,
     volume_resource,
 )
-from deploying.settings import Given, add_settings, check_settings, check_volume, say_kept
+from deploying.settings import (
+    add_settings,
+    check_settings,
+    check_volume,
+    merge_settings,
+    say_kept,
+)
 from deploying.target import Target
 from hermes.choice import Proof, prove
 from hermes.learnt import Learnt
@@ -82,10 +88,10 @@ def explain(error: Exception) -> str:
 def deploy_app(target: Target, options: Options, root: Path) -> int:
     """Bring everything up to date."""
     old = read_manifest(target)
-    given = Given(options.settings, old.given)
-    say_kept(given)
+    given = merge_settings(options.settings, old.given)
+    say_kept(given, options.settings, old.given)
     files = read_files(root)
-    files["app.yaml"] = add_settings(files["app.yaml"], given.settings)
+    files["app.yaml"] = add_settings(files["app.yaml"], given)
     token, home = find_token(target.client), str(read_home(os.environ))
     settings = check_settings(files["app.yaml"], target.client, target.me, token, home)
     say("Workspace", f"{target.client.config.host} as {target.me}")
@@ -94,7 +100,7 @@ def deploy_app(target: Target, options: Options, root: Path) -> int:
         print("Nothing was touched; FORCE=1 deploys all the same.", file=sys.stderr)
         return 1
     resources = model_resources(target.client, models_of(proof))
-    if volume := given.settings.get("HERMES_VOLUME", ""):
+    if volume := given.get("HERMES_VOLUME"):
         check_volume(target.client, volume)
         resources.append(volume_resource(volume))
     app = make_app(target, _find_own(target, options.force))
@@ -102,8 +108,9 @@ def deploy_app(target: Target, options: Options, root: Path) -> int:
         limit_instances(target, app)
     give_resources(target, app, resources)
     if volume:
-        say_readers(target, app, volume)
-    deploy(target, app, upload(target, files, given.settings, old))
+        principal = (app and app.service_principal_client_id) or ""
+        say("Volume", find_readers(lambda: target.client, volume, [principal]).line or NO_READERS)
+    deploy(target, app, upload(target, files, given, old))
     print((app and app.url) or target.page)
     return 0
 
@@ -124,13 +131,6 @@ def say_proof(proof: Proof) -> bool:
         return True
     print(f"{table(proof.settings, proof.answers)}\nNot served: {verdict(proof)}", file=sys.stderr)
     return False
-
-
-def say_readers(target: Target, app: App | None, volume: str) -> None:
-    """Say who else may read what the app will save."""
-    principal = (app and app.service_principal_client_id) or ""
-    line = find_readers(lambda: target.client, volume, [principal]).line
-    say("Volume", line or NO_READERS)
 
 
 def models_of(proof: Proof | None) -> list[str]:

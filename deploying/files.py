@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -144,41 +144,35 @@ def upload(
     same = not changed and not gone
     new = Manifest(digests, dict(given), old.deployment if same else "")
     if not target.dry and new != old:
-        _make_folders(target, changed)
+        folders = {str(PurePosixPath(target.folder, name).parent) for name in changed}
+        for folder in sorted(folders):
+            target.client.workspace.mkdirs(folder)
         # What is on its way counts as unknown, so that the next run mends what is cut off.
         write_manifest(target, Manifest(old.files | dict.fromkeys(changed, ""), new.given))
         _replace(target, {name: files[name] for name in changed}, gone)
         write_manifest(target, new)
-    for line in _changes(target, len(files), changed, gone):
-        say("Files", line)
+    _say_changes(target, len(files), changed, gone)
     return new
 
 
-def _changes(target: Target, count: int, changed: list[str], gone: list[str]) -> Iterator[str]:
-    """What becomes of the files, a line for each kind of change."""
+def _say_changes(target: Target, count: int, changed: list[str], gone: list[str]) -> None:
     if changed:
         sent = f"{len(changed)} of {count} {target.done('uploaded')} to {target.folder}"
-        yield f"{sent}: {few(changed)}"
+        say("Files", f"{sent}: {few(changed)}")
     if gone:
-        yield f"{few(gone)} {target.done('deleted')}"
+        say("Files", f"{few(gone)} {target.done('deleted')}")
     if not changed and not gone:
-        yield f"{count} in {target.folder} (unchanged)"
-
-
-def _make_folders(target: Target, names: list[str]) -> None:
-    for place in sorted({str(PurePosixPath(target.folder, name).parent) for name in names}):
-        target.client.workspace.mkdirs(place)
+        say("Files", f"{count} in {target.folder} (unchanged)")
 
 
 def _replace(target: Target, files: dict[str, bytes], gone: list[str]) -> None:
-    workspace, folder = target.client.workspace, target.folder
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: _send(target, name, files[name]), files))
     for name in gone:
         with suppress(NotFound):
-            workspace.delete(f"{folder}/{name}")
+            target.client.workspace.delete(f"{target.folder}/{name}")
 
 
 def _send(target: Target, name: str, content: bytes) -> None:
-    workspace, path = target.client.workspace, f"{target.folder}/{name}"
-    workspace.upload(path, content, format=ImportFormat.AUTO, overwrite=True)
+    path = f"{target.folder}/{name}"
+    target.client.workspace.upload(path, content, format=ImportFormat.AUTO, overwrite=True)

@@ -31,7 +31,7 @@ def log_in(env: Mapping[str, str], profile: str, host: str) -> WorkspaceClient:
         DeployError: where there are no credentials.
     """
     if profile or host:
-        forget_login()
+        _forget_login()
         env = {"DATABRICKS_CONFIG_FILE": env.get("DATABRICKS_CONFIG_FILE", "")}
     if profile:
         env = {**env, "DATABRICKS_CONFIG_PROFILE": profile}
@@ -49,7 +49,7 @@ def log_in(env: Mapping[str, str], profile: str, host: str) -> WorkspaceClient:
         raise DeployError(f"{why}: {LOGINS} DATABRICKS_HOST and DATABRICKS_TOKEN.") from None
 
 
-def forget_login() -> None:
+def _forget_login() -> None:
     """Take this process's own login away, which databricks-sdk would find first."""
     for name in list(os.environ):
         if name.startswith("DATABRICKS_") and name != "DATABRICKS_CONFIG_FILE":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors.base import DatabricksError
@@ -86,51 +85,62 @@ def give_resources(target: Target, app: App | None, wanted: list[AppResource]) -
     """
     before = (app.resources if app else None) or []
     ours = [one for one in wanted if one in before or not _is_held(target, app, one)]
-    new = [one for one in ours if one not in before]
-    names = {one.name for one in ours}
-    lost = [one for one in before if one.name in OURS and one.name not in names]
+    new, lost = _without(ours, before), _lost(before, ours)
     if not new and not lost:
         say("Resources", f"{describe_all(wanted)} (unchanged)" if wanted else "none to give")
-        return
-    done = Outcome(ours, lost, "")
-    if app and not target.dry:
-        done = _replace(target, before, ours, lost)
-        _say_refused(target, app, [one for one in ours if one not in done.given], done.reason)
-    if done.lost:
-        say("Resources", f"{describe_all(done.lost)} {target.done('taken away')}")
-    elif lost:
-        cure = f"run this again, or take it away on {target.page}"
-        say("Resources", f"{describe_all(lost)} not taken away ({done.reason}): {cure}")
-    if given := [one for one in new if one in done.given]:
+    elif app is None or target.dry:
+        _say_done(target, lost, new)
+    else:
+        after, reason = _replace(target, before, ours)
+        gone, refused = _without(lost, after), _without(ours, after)
+        _say_done(target, gone, _without(new, refused))
+        if stays := _without(lost, gone):
+            cure = f"run this again, or take it away on {target.page}"
+            say("Resources", f"{describe_all(stays)} not taken away ({reason}): {cure}")
+        _say_refused(target, app, refused, reason)
+
+
+def _say_done(target: Target, lost: list[AppResource], given: list[AppResource]) -> None:
+    if lost:
+        say("Resources", f"{describe_all(lost)} {target.done('taken away')}")
+    if given:
         say("Resources", f"{describe_all(given)} {target.done('given')}")
 
 
-class Outcome(NamedTuple):
-    """What the app has of ours now, what it has not any more, and the last refusal or ""."""
+def _without(some: list[AppResource], others: list[AppResource]) -> list[AppResource]:
+    return [one for one in some if one not in others]
 
-    given: list[AppResource]
-    lost: list[AppResource]
-    reason: str
+
+def _lost(before: list[AppResource], after: list[AppResource]) -> list[AppResource]:
+    """What an app had of ours under a name that is not there any more."""
+    names = {one.name for one in after}
+    return [one for one in before if one.name in OURS and one.name not in names]
 
 
 def _replace(
-    target: Target, before: list[AppResource], ours: list[AppResource], lost: list[AppResource]
-) -> Outcome:
-    """Replace what an app has of ours: by all, or by those that are not refused one by one."""
+    target: Target, before: list[AppResource], ours: list[AppResource]
+) -> tuple[list[AppResource], str]:
+    """Replace what an app has of ours: by all, or by those that are not refused one by one.
+
+    Returns:
+        What the app has after it, and the last refusal or "".
+    """
     others = [one for one in before if one.name not in OURS]
-    reason = _update(target, [*others, *ours])
+    after = [*others, *ours]
+    reason = _update(target, after)
     if not reason:
-        return Outcome(ours, lost, "")
-    given: list[AppResource] = []
+        return after, ""
+    after = others
     for one in ours if len(ours) > 1 else ():
-        why = _update(target, [*others, *given, one])
-        given += [] if why else [one]
+        why = _update(target, [*after, one])
+        after = after if why else [*after, one]
         reason = why or reason
-    if given:
-        return Outcome(given, lost, reason)
+    if after != others:
+        return after, reason
     # What the app has stays, but for what is to go.
-    gone = bool(lost) and not _update(target, [one for one in before if one not in lost])
-    return Outcome([one for one in ours if one in before], lost if gone else [], reason)
+    kept = _without(before, _lost(before, ours))
+    gone = kept != before and not _update(target, kept)
+    return (kept if gone else before), reason
 
 
 def _say_refused(target: Target, app: App, refused: list[AppResource], reason: str) -> None:

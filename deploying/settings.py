@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -23,53 +22,35 @@ NOT_KEPT = ("DATABRICKS_HOST", "DATABRICKS_GATEWAY_HOST", "DATABRICKS_WORKSPACE_
 EMPTY_IS_NONE = dict(MCP_DEFAULTS.values())
 
 
-@dataclass(frozen=True)
-class Given:
-    """What this run is given, and what earlier ones were.
+def merge_settings(given: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """What goes into app.yaml.
 
     Arguments:
-        now: values by name; "" takes back what was given before.
-        before: the same of earlier runs.
+        given: by this run; "" takes back what was given before.
+        before: what earlier runs were given.
     """
-
-    now: Mapping[str, str]
-    before: Mapping[str, str]
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What goes into app.yaml."""
-        new = {name: value for name, value in self.now.items() if not self._takes_back(name)}
-        return {name: self.before[name] for name in self.kept} | new
-
-    @property
-    def kept(self) -> list[str]:
-        """Settings of earlier runs that stay."""
-        return [n for n in self.before if n not in self.now and n not in NOT_KEPT]
-
-    @property
-    def asked_anew(self) -> list[str]:
-        """Settings of earlier runs that each run has to be given."""
-        return [name for name in self.before if name not in self.now and name in NOT_KEPT]
-
-    @property
-    def taken_back(self) -> list[str]:
-        """Settings of earlier runs that do not stay."""
-        return [name for name in self.before if name in self.now and self._takes_back(name)]
-
-    def _takes_back(self, name: str) -> bool:
-        return not self.now[name] and name not in EMPTY_IS_NONE
+    forgotten = {*given, *NOT_KEPT}
+    kept = {name: value for name, value in before.items() if name not in forgotten}
+    return kept | {n: value for n, value in given.items() if value or n in EMPTY_IS_NONE}
 
 
-def say_kept(given: Given) -> None:
-    """Say what an earlier run's settings became, and how to take one back."""
-    if given.kept:
-        name = sorted(given.kept, key=lambda name: name in EMPTY_IS_NONE)[0]
+def say_kept(settings: Mapping[str, str], given: Mapping[str, str], before: Iterable[str]) -> None:
+    """Say what earlier runs' settings became, and how to take one back.
+
+    Arguments:
+        settings: what goes into app.yaml.
+        given: by this run.
+        before: the names of what earlier runs were given.
+    """
+    gone = [name for name in before if name not in settings]
+    if kept := [name for name in before if name in settings and name not in given]:
+        name = min(kept, key=lambda name: name in EMPTY_IS_NONE)
         back = f'SET="{name}={EMPTY_IS_NONE.get(name, "")}"'
-        say("Settings", f"{', '.join(given.kept)} as last time; {back} takes {name} back")
-    if given.taken_back:
-        say("Settings", f"{', '.join(given.taken_back)} taken back: as in app.yaml again")
-    if given.asked_anew:
-        names = ", ".join(given.asked_anew)
+        say("Settings", f"{', '.join(kept)} as last time; {back} takes {name} back")
+    if taken_back := [name for name in gone if name in given]:
+        say("Settings", f"{', '.join(taken_back)} taken back: as in app.yaml again")
+    if asked_anew := [name for name in gone if name not in given]:
+        names = ", ".join(asked_anew)
         say("Settings", f"{names} not kept from last time, as it says where the token goes")
 
 
