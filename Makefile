@@ -123,7 +123,7 @@ $(DEMO)/.local/bin/hermes: .venv/ready
 	@mkdir -p $(DEMO)
 	@echo "Installing Hermes below .demo, once for all demos ..."
 	@env -u DATABRICKS_HOST -u DATABRICKS_TOKEN DATABRICKS_CONFIG_FILE=/dev/null HOME=$(DEMO) \
-		$(RUN) setup_hermes.py >/dev/null
+		PATH="$(DEMO)/.local/bin:$$PATH" $(RUN) setup_hermes.py >/dev/null
 	@touch -c $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import yaml
@@ -63,18 +64,9 @@ def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
         name = lines.partition("name: ")[2].partition("\n")[0].strip()
         if text.count(lines) == 1:
             text = text.replace(lines, "")
-        elif name in _names(_env_of(text)):
+        elif re.search(rf"^ *- +name: {name}\s*$", text, re.MULTILINE):
             stay.append(name)
     return text, stay
-
-
-def _env_of(text: str) -> object:
-    """The `env` of an app.yaml's text, None where there is none that can be read."""
-    try:
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-    return config.get("env") if isinstance(config, dict) else None
 
 
 def _find_env(root: yaml.Node | None) -> tuple[yaml.Node | None, yaml.SequenceNode | None]:

@@ -159,15 +159,17 @@ def patch(theirs: Module, fix: Module, first: str) -> tuple[Module, Patch]:
     Raises:
         SettingError: where that cannot be done without a change to anything else.
     """
-    new = {n.name: _with_line_ends(fix.text_of(n), theirs.newline) for n in fix.functions()}
+    newline = theirs.newline
+    new = {n.name: re.sub("\r\n|\r|\n", newline, fix.text_of(n)) for n in fix.functions()}
     nodes = {name: node for name in new if (node := theirs.function(name))}
     if first not in nodes:
         raise SettingError(f"{theirs.name}: it has no {first}; expected the utils.py of CODA")
     lacking = [text for name, text in new.items() if name not in nodes]
-    texts = {**new, first: (theirs.newline * 2).join([new[first], *lacking])}
+    texts = {**new, first: (newline * 2).join([new[first], *lacking])}
     edits = [_replacement(theirs, node, texts[name]) for name, node in nodes.items()]
-    imports = _missing_imports(theirs, fix)
-    patched = theirs.edited([*edits, _import_edit(theirs, imports)])
+    imports, place = _missing_imports(theirs, fix), _after_imports(theirs)
+    lines = "".join(line + newline for line in imports)
+    patched = theirs.edited([*edits, Edit(place, place, lines)])
     if _others(patched, new, imports) != _others(theirs, new, ()):
         raise SettingError(f"{theirs.name}: it cannot be changed without changing other code")
     old = {name: theirs.text_of(node) for name, node in nodes.items()}
@@ -243,12 +245,6 @@ def _missing_imports(theirs: Module, fix: Module) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _import_edit(module: Module, imports: Iterable[str]) -> Edit:
-    """What puts imports below those with which a module begins."""
-    place = _after_imports(module)
-    return Edit(place, place, "".join(line + module.newline for line in imports))
-
-
 def _after_imports(module: Module) -> int:
     """The line after the docstring and the imports with which a module begins."""
     place = 0
@@ -265,11 +261,6 @@ def _replacement(module: Module, node: ast.stmt, text: str) -> Edit:
     """What replaces a statement, without a line end at its end where there was none."""
     ends = module.text_of(node).endswith(("\r", "\n"))
     return Edit(*module.span(node), text if ends else text.rstrip("\r\n"))
-
-
-def _with_line_ends(text: str, newline: str) -> str:
-    """A text with other line ends."""
-    return re.sub("\r\n|\r|\n", newline, text)
 
 
 def _others(module: Module, names: Iterable[str], imports: Iterable[str]) -> list[str]:
