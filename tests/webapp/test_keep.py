@@ -34,7 +34,7 @@ from tests.standin import StandIn
 from tests.standin.files import Volume
 from tests.webapp.nursery import Nursery, hurry
 from tests.webapp.saving import reach, savers
-from webapp.keep import archive, content, format, lines, packs
+from webapp.keep import archive, content, format, histories, packs
 from webapp.keep import selection as kept
 from webapp.keep import worker as saver
 from webapp.keep.archive import Archive, Opened, Saved, SupersededError
@@ -77,7 +77,7 @@ class Place:
 
     def ask(self, home: Path, do: str = "restore", **more: Any) -> dict[str, Any]:
         """What the process that saves answers, as a new one."""
-        request = {"do": do, "line": None, "instance": home.name, "state": "", **NONE} | more
+        request = {"do": do, "history": None, "instance": home.name, "state": "", **NONE} | more
         return self.worker(home).answer(request | self.login())
 
     def worker(self, home: Path) -> saver.Worker:
@@ -541,12 +541,12 @@ def test_an_older_instance_whose_process_is_started_anew_stays_the_older(
 ) -> None:
     old, new = place.home(), place.home()
     place.ask(old)
-    assert "problem" not in place.ask(old, "look", line="")  # alone, it goes on
+    assert "problem" not in place.ask(old, "look", history="")  # alone, it goes on
     second = place.instance(new)
     (new / "projects" / "a").write_text("new")
     if cleaned:  # a save of the newer one deletes the marker of the older
         place.save(second)
-    assert place.ask(old, "look", line="")["end"]
+    assert place.ask(old, "look", history="")["end"]
     if not cleaned:
         assert place.ask(old)["end"]
     place.save(second)
@@ -557,7 +557,7 @@ def test_a_process_started_anew_counts_on(place: Place) -> None:
     home = place.home()
     for number in range(3):
         worker = place.worker(home)
-        ask = {"do": "look" if number else "restore", "line": "", "instance": "i", "state": ""}
+        ask = {"do": "look" if number else "restore", "history": "", "instance": "i", "state": ""}
         worker.answer(ask | NONE | place.login())
         (home / "projects" / "a").write_text(f"{number}")
         place.save(worker.archive)
@@ -705,7 +705,7 @@ def test_what_is_missing_outlives_the_process_that_saves(
     (back / "projects" / "a").rmdir()
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
-        request = {key: opened[key] for key in ("line", "state", "missing", "missing_count")}
+        request = {key: opened[key] for key in ("history", "state", "missing", "missing_count")}
         request |= {"do": "look", "instance": back.name}
         assert "problem" not in worker.answer(request | place.login())
         (back / "projects" / f"b{_}").write_text("b")
@@ -739,10 +739,10 @@ def test_packs_are_put_together_but_for_what_nobody_can_send_again(
     assert (restored / ".hermes" / "config.yaml").read_text() == "mine: 1\n"
 
 
-# --- Lines -------------------------------------------------------------------
+# --- Several histories -------------------------------------------------------------------
 
 
-def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None:
+def test_a_run_without_what_was_saved_is_a_history_of_its_own(place: Place) -> None:
     """It saves beside, deletes nothing of the other, and the next start asks once which to bring back."""
     home = place.home()
     (home / "projects" / "old").write_text("old")
@@ -751,7 +751,7 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
     name, blank = format.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
-    request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}
+    request = {"do": "look", "history": name, "instance": "i", "state": "", **NONE}
     request |= place.login()
     assert worker.answer(request)["state"] == ""
     for number in range(2 * archive.KEPT):
@@ -759,26 +759,26 @@ def test_a_run_without_what_was_saved_is_a_line_of_its_own(place: Place) -> None
         assert "problem" not in worker.answer({"do": "save"} | place.login())
     assert before.items() <= place.volume.files.items()
     asked = place.ask(place.home())
-    assert [line.name for line in asked["lines"]] == [name, format.MAIN]
-    assert [line.files for line in asked["lines"]] == [2, 1]
+    assert [one.name for one in asked["histories"]] == [name, format.MAIN]
+    assert [one.files for one in asked["histories"]] == [2, 1]
     for chosen, expected in ((name, {"new", "n"}), (format.MAIN, {"old"})):
         back = place.home()
-        assert place.ask(back, line=chosen)["line"] == chosen
+        assert place.ask(back, history=chosen)["history"] == chosen
         assert {path.name for path in (back / "projects").iterdir()} == expected
-        assert place.ask(place.home())["line"] == chosen  # it is not asked again
-    place.volume.files[f"{PATH}/{lines.CHOICE}"] = b"{torn"
-    assert place.ask(place.home())["lines"]
+        assert place.ask(place.home())["history"] == chosen  # it is not asked again
+    place.volume.files[f"{PATH}/{histories.CHOICE}"] = b"{torn"
+    assert place.ask(place.home())["histories"]
 
 
-def test_a_line_that_is_alone_is_brought_back_without_a_question(place: Place) -> None:
+def test_a_history_that_is_alone_is_brought_back_without_a_question(place: Place) -> None:
     name, home = format.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
     worker = place.worker(home)
-    request = {"do": "look", "line": name, "instance": "i", "state": "", **NONE}
+    request = {"do": "look", "history": name, "instance": "i", "state": "", **NONE}
     worker.answer(request | place.login())
     worker.answer({"do": "save"} | place.login())
     back = place.home()
-    assert place.ask(back)["line"] == name
+    assert place.ask(back)["history"] == name
     assert (back / "projects" / "a").read_text() == "a"
 
 
@@ -933,11 +933,17 @@ def test_who_may_read_the_volume_is_asked_again_once_the_owner_is_known(place: P
     place.volume.me, place.volume.owner = "the app", "jo@example.com"
     place.volume.grants = {"the app": [("MANAGE", "", "")]}
     worker = saver.Worker(place.home(), PATH, saver.connect, lambda _: None, saver.workspace)
-    request = {"do": "restore", "line": None, "instance": "i", "state": "", **NONE} | place.login()
-    assert worker.answer(request | {"known": [""]})["exposed"]
+    request = {
+        "do": "restore",
+        "history": None,
+        "instance": "i",
+        "state": "",
+        **NONE,
+    } | place.login()
+    assert worker.answer(request | {"expected_readers": [""]})["exposed"]
     request["do"] = "save"
-    assert "exposed" not in worker.answer(request | {"known": [""]})
-    assert not worker.answer(request | {"known": ["jo@example.com"]})["exposed"]
+    assert "exposed" not in worker.answer(request | {"expected_readers": [""]})
+    assert not worker.answer(request | {"expected_readers": ["jo@example.com"]})["exposed"]
 
 
 @pytest.mark.fault("volume")

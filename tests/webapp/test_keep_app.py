@@ -239,7 +239,7 @@ def test_which_saved_state_to_bring_back_is_asked_before_the_first_terminal(
     with Served(workspace.env, HERMES_VOLUME=PATH) as served:
         page = window(served.url)
         sees(page, "There are several saved states.")
-        expect(page.get_by_role("button", name="the first line")).to_be_visible()
+        expect(page.get_by_role("button", name="the original")).to_be_visible()
         press(page, "a run that was started without it")
         sees(page, "Brought back 1 files")
         sees(page, "This is a shell")

@@ -18,7 +18,7 @@ from hermes.urls import SettingError
 from tests.served import until
 from webapp.keep import child
 from webapp.keep.child import Child
-from webapp.keep.format import Line
+from webapp.keep.format import History
 from webapp.keep.keeper import Do, Keeper, Phase, Status, pause_after, what_next
 from webapp.keep.selection import LeftOut
 from webapp.owner import Owner
@@ -26,18 +26,18 @@ from webapp.settings import read_settings
 
 PATH = "/Volumes/main/hermes/state"
 LOGIN = SimpleNamespace(host="https://h", authenticate=lambda: {"Authorization": "Bearer t"})
-OPENED = {"line": "", "state": "", "saved": "", "older": False, "files": 0}
+OPENED = {"history": "", "state": "", "saved": "", "older": False, "files": 0}
 OPENED |= {"missing": {}, "missing_count": 0}
 SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
 
 
 @pytest.mark.parametrize(
-    ("phase", "known", "stopping", "do"),
+    ("phase", "caught_up", "stopping", "do"),
     [
         (Phase.OFF, False, False, Do.END),
         (Phase.RESTORING, False, False, Do.RESTORE),
         (Phase.RESTORING, False, True, Do.END),
-        (Phase.ASKING, False, False, Do.WAIT),
+        (Phase.ASKING, False, False, Do.NOTHING),
         (Phase.ASKING, False, True, Do.END),
         (Phase.SAVING, True, False, Do.SAVE),
         (Phase.SAVING, True, True, Do.SAVE),
@@ -46,8 +46,8 @@ SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
         (Phase.ENDED, True, True, Do.END),
     ],
 )
-def test_what_is_done_next(phase: Phase, known: bool, stopping: bool, do: Do) -> None:
-    assert what_next(phase, known, stopping) is do
+def test_what_is_done_next(phase: Phase, caught_up: bool, stopping: bool, do: Do) -> None:
+    assert what_next(phase, caught_up, stopping) is do
 
 
 def test_pauses_grow_while_it_fails() -> None:
@@ -187,11 +187,14 @@ def test_an_owner_who_is_found_later_is_meant_to_read_the_volume(
     keeper, process = scripted(found, SAVED)
     keeper.start()
     until(lambda: keeper.status.saved, lambda: "it does not save")
-    assert [request["known"] for request in process.asked[:2]] == [["", ""], ["jo@example.com", ""]]
+    assert [request["expected_readers"] for request in process.asked[:2]] == [
+        ["", ""],
+        ["jo@example.com", ""],
+    ]
     keeper.stop()
 
 
-def test_a_start_without_it_ends_what_brings_back_and_is_a_line_of_its_own(
+def test_a_start_without_it_ends_what_brings_back_and_is_a_history_of_its_own(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
     def meanwhile() -> dict[str, Any]:
@@ -210,25 +213,25 @@ def test_a_start_without_it_ends_what_brings_back_and_is_a_line_of_its_own(
     assert keeper.status.folder in said
     look = process.asked[2]
     assert look["do"] == "look"
-    assert keeper.status.folder == f"{PATH}/{look['line']}"
+    assert keeper.status.folder == f"{PATH}/{look['history']}"
     keeper.start_without()  # too late for another one
-    assert keeper.status.folder.endswith(look["line"])
+    assert keeper.status.folder.endswith(look["history"])
     keeper.stop()
 
 
-def test_which_line_to_bring_back_is_asked(
+def test_which_history_to_bring_back_is_asked(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
-    lines: list[list[Any]] = [["line-x", "2026-01-02", 3], ["", "2026-01-01", 2]]
-    keeper, process = scripted({"lines": lines}, OPENED | {"line": "line-x"}, SAVED)
+    histories: list[list[Any]] = [["line-x", "2026-01-02", 3], ["", "2026-01-01", 2]]
+    keeper, process = scripted({"histories": histories}, OPENED | {"history": "line-x"}, SAVED)
     keeper.start()
     reach(keeper, Phase.ASKING)
-    assert keeper.status.lines == tuple(Line(*line) for line in lines)
+    assert keeper.status.histories == tuple(History(*one) for one in histories)
     keeper.choose("of nobody")
     assert keeper.status.phase is Phase.ASKING
     keeper.choose("line-x")
     until(lambda: keeper.status.saved, lambda: "it does not save")
-    assert [(one["do"], one["line"]) for one in process.asked[:3]] == [
+    assert [(one["do"], one["history"]) for one in process.asked[:3]] == [
         ("restore", None),
         ("restore", "line-x"),
         ("save", "line-x"),
@@ -254,7 +257,7 @@ def test_a_newer_instance_ends_it(scripted: Callable[..., tuple[Keeper, Scripted
     keeper, _ = scripted(OPENED, {"problem": "a newer instance saves", "end": True})
     keeper.start()
     reach(keeper, Phase.ENDED)
-    assert keeper.note == "not saved yet; a newer instance saves"
+    assert keeper.status.note == "not saved yet; a newer instance saves"
 
 
 def test_a_login_that_failed_is_made_anew(

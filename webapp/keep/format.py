@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 FORMAT = 2
 BLOCK = 2**20  # bytes of a file, uncompressed
-MAIN = ""  # the line of states in the volume's folder itself
+MAIN = ""  # the history in the volume's folder itself
 MOST_IN_AN_INDEX = 2**26  # bytes, unpacked: some 300,000 files
 MOST_IN_A_MANIFEST = 2**14  # bytes
 MOST_IN_A_PACK = 2**26  # bytes
@@ -43,8 +43,8 @@ MEANINGLESS = (  # what reading something else raises
 )
 
 
-class Line(NamedTuple):
-    """A line of states."""
+class History(NamedTuple):
+    """States that follow each other; a volume may have several."""
 
     name: str  # its folder, `MAIN` for the first one
     saved: str  # when its newest state was begun, ISO 8601 in UTC; "" where that cannot be read
@@ -52,12 +52,12 @@ class Line(NamedTuple):
 
 
 def new_name() -> str:
-    """A name for a line that begins now."""
+    """A name for a history that begins now."""
     return f"line-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def folder_of(volume: str, name: str) -> str:
-    """The folder that a line is in."""
+    """The folder that a history is in."""
     return f"{volume}/{name}" if name else volume
 
 

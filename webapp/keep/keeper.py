@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from webapp.keep.child import Child
-from webapp.keep.format import MAIN, Line, folder_of, new_name
+from webapp.keep.format import MAIN, History, folder_of, new_name
 from webapp.keep.selection import LeftOut
 from webapp.owner import Owner
 from webapp.settings import AppSettings
@@ -25,8 +25,8 @@ from webapp.tokens import bearer, one_line
 
 log = logging.getLogger(__name__)
 
-EVERY, LONGEST = 60.0, 900.0  # seconds between two saves; at most, while they fail
-WAITING = 30.0  # seconds at most between two tries to bring back: nothing else goes on meanwhile
+EVERY, MOST_PAUSE = 60.0, 900.0  # seconds between two saves; at most, while they fail
+MOST_PAUSE_BEFORE = 30.0  # at most between two tries to bring back: nothing else goes on meanwhile
 LAST = 8.5  # seconds for the save at the end
 PATIENCE = 20.0  # seconds after which a start without what was saved is offered, whatever is known
 NONE_WHOLE = "no saved state is whole"
@@ -38,7 +38,7 @@ class Phase(Enum):
 
     OFF = "no volume is set"
     RESTORING = "what was saved is not back: nothing may run that could be saved on top of it"
-    ASKING = "there are several lines of states, and a person says which"
+    ASKING = "there are several histories, and a person says which"
     SAVING = "what changes is saved"
     ENDED = "nothing is saved any more"
 
@@ -49,32 +49,32 @@ class Do(Enum):
     RESTORE = "restore"
     LOOK = "look"  # at what was saved last: a new process does not know it
     SAVE = "save"
-    WAIT = "wait"  # for a person
+    NOTHING = "nothing"  # until a person has chosen
     END = "end"
 
 
-def what_next(phase: Phase, known: bool, stopping: bool) -> Do:
+def what_next(phase: Phase, caught_up: bool, stopping: bool) -> Do:
     """What is to be done next.
 
     Arguments:
         phase: how far it is.
-        known: whether the process that saves is there, and knows what was saved last.
+        caught_up: whether the process that saves is there, and knows what was saved last.
         stopping: whether the app ends.
     """
     if phase in (Phase.OFF, Phase.ENDED):
         return Do.END
     if phase is Phase.SAVING:
-        return Do.SAVE if known else Do.LOOK
+        return Do.SAVE if caught_up else Do.LOOK
     if stopping:
         return Do.END  # what is on the disk is not the user's state: it replaces nothing
-    return Do.RESTORE if phase is Phase.RESTORING else Do.WAIT
+    return Do.RESTORE if phase is Phase.RESTORING else Do.NOTHING
 
 
 def pause_after(failures: int, every: float, phase: Phase) -> float:
     """Seconds until the next try, after so many failures in a row."""
     if not failures:
         return every
-    most = WAITING if phase is Phase.RESTORING else LONGEST
+    most = MOST_PAUSE_BEFORE if phase is Phase.RESTORING else MOST_PAUSE
     return min(every / 12 * 2.0 ** min(failures, 20), most)
 
 
@@ -85,16 +85,16 @@ class Status:
     phase: Phase
     since: float = 0.0  # when this phase began, by time.monotonic()
     problem: str = ""  # what stands in the way, in one line
-    saved: float = 0.0  # when all was saved last, by time.monotonic(); 0 for never
+    saved: float = 0.0  # when all was last seen to be saved, by time.monotonic(); 0 for never
     files: int = 0  # that are saved
     size: int = 0  # bytes of them
-    left_out: tuple[
-        LeftOut, ...
-    ] = ()  # what is not saved: problems first, then what a rule leaves out
-    left_out_count: int = 0  # it may be more than are named
-    missing: tuple[LeftOut, ...] = ()  # what could not be put back: it stays saved
-    missing_count: int = 0  # it may be more than are named
-    lines: tuple[Line, ...] = ()  # to choose from, while ASKING
+    # What is not saved: problems first, then what a rule leaves out; it may be more than are named.
+    left_out: tuple[LeftOut, ...] = ()
+    left_out_count: int = 0
+    # What could not be put back, and stays saved; it may be more than are named.
+    missing: tuple[LeftOut, ...] = ()
+    missing_count: int = 0
+    histories: tuple[History, ...] = ()  # to choose from, while ASKING
     folder: str = ""  # where this run saves, once it is known
     beside: bool = False  # whether it was started without what was saved
     restored: str = ""  # what was brought back, in one line
@@ -111,8 +111,8 @@ class Status:
         return self.phase is Phase.RESTORING and (bool(self.problem) or late)
 
     @property
-    def waits(self) -> str:
-        """What the first terminal waits for, in one line; "" where it need not be said."""
+    def notice(self) -> str:
+        """Why there is no terminal yet, in one line; "" where it need not be said."""
         if self.phase is Phase.ASKING:
             return "There are several saved states. Choose below which one to bring back."
         if not self.may_start_without:
@@ -128,13 +128,13 @@ class Status:
         """All of it in a few words; "" without a volume."""
         if self.phase is Phase.RESTORING:
             return f"not brought back yet; {self.problem}" if self.problem else "bringing back"
-        if self.phase in WAITS:
-            return WAITS[self.phase]
+        if self.phase in (Phase.OFF, Phase.ASKING):
+            return "" if self.phase is Phase.OFF else "waits: which saved state?"
         how = f"saved {age(time.monotonic() - self.saved)}" if self.saved else "not saved yet"
         parts = [
             f"{how}; {self.problem}" if self.problem else how,
             self.readers if self.exposed else "",
-            listed("not saved", self.unmeant),
+            listed("not saved", self.not_by_rule),
             listed("not brought back", self.missing, self.missing_count),
             self.went_back,
             "beside the earlier states" if self.beside else "",
@@ -142,12 +142,9 @@ class Status:
         return " · ".join(part for part in parts if part)
 
     @property
-    def unmeant(self) -> tuple[LeftOut, ...]:
-        """What is not saved though it is meant to be."""
+    def not_by_rule(self) -> tuple[LeftOut, ...]:
+        """What is not saved though no rule says so."""
         return tuple(one for one in self.left_out if not one.by_rule)
-
-
-WAITS = {Phase.OFF: "", Phase.ASKING: "waits: which saved state?"}
 
 
 class Keeper:
@@ -167,14 +164,14 @@ class Keeper:
         self.status = Status(phase, time.monotonic())
         self._config: Any = None
         self._child: Child | None = None
-        self._known = False  # whether that process knows what was saved last
-        self._line: str | None = None  # None until it is known
+        self._caught_up = False  # whether that process knows what was saved last
+        self._history: str | None = None  # None until it is known
         self._instance = secrets.token_hex(4)  # the id of this run, whichever process saves
         self._state = ""  # the one that was brought back
         self._stopping = self._told = False
         self._wake = threading.Event()
         self._lock = threading.Lock()  # the status and the process, together
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     # --- For the page
 
@@ -191,8 +188,8 @@ class Keeper:
         """
         said = ""
         while (status := self.status).phase in (Phase.RESTORING, Phase.ASKING):
-            if status.waits and status.waits != said:
-                said = status.waits
+            if status.notice and status.notice != said:
+                said = status.notice
                 say(said)
             await asyncio.sleep(0.02)
         if status.restored and not self._told:
@@ -200,29 +197,28 @@ class Keeper:
         self._told = True
 
     def start_without(self) -> None:
-        """Go on without what was saved: this run is a line of its own, beside it."""
+        """Go on without what was saved: this run is a history of its own, beside it."""
         with self._lock:
             if self.status.phase not in (Phase.RESTORING, Phase.ASKING):
                 return
             if self._child:
                 self._child.kill()  # what it would still bring back is not to land in this run
-            self._line = new_name()
-            folder = folder_of(self.settings.volume, self._line)
+            self._history = new_name()
+            folder = folder_of(self.settings.volume, self._history)
             told = (
                 f"Started without what was saved, which stays. This run is saved in {folder};"
                 " the next start asks which to bring back."
             )
-            self._set(
-                phase=Phase.SAVING, problem="", lines=(), beside=True, folder=folder, restored=told
-            )
+            self._set(phase=Phase.SAVING, problem="", histories=())
+            self._set(beside=True, folder=folder, restored=told)
         self._wake.set()
 
     def choose(self, name: str) -> None:
-        """Bring back one of `status.lines`."""
+        """Bring back one of `status.histories`."""
         with self._lock:
-            if name in [line.name for line in self.status.lines]:
-                self._line = name
-                self._set(phase=Phase.RESTORING, lines=())
+            if name in [one.name for one in self.status.histories]:
+                self._history = name
+                self._set(phase=Phase.RESTORING, histories=())
         self._wake.set()
 
     def stop(self) -> None:
@@ -234,28 +230,21 @@ class Keeper:
         if self._child:
             self._child.kill()
 
-    @property
-    def note(self) -> str:
-        """How it stands, in a few words; "" without a volume."""
-        return self.status.note
-
     # --- In the background
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         failures = 0
         while (do := self._next()) is not Do.END:
-            if do is Do.WAIT:
+            stopping = self._stopping  # the last save is one that begins after this
+            if do is Do.NOTHING:
                 self._sleep(None)
-                continue
-            last = self._stopping
-            if not (answer := self._try(do)):
-                continue
-            self._learn(do, answer)
-            failures = failures + 1 if self.status.problem else 0
-            if last and (do is Do.SAVE or failures):
-                break
-            if failures or do is not Do.LOOK:
-                self._sleep(pause_after(failures, self._every, self.status.phase))
+            elif answer := self._try(do):
+                self._learn(do, answer)
+                failures = failures + 1 if self.status.problem else 0
+                if stopping and (failures or do is Do.SAVE):
+                    break
+                if failures or do is not Do.LOOK:
+                    self._sleep(pause_after(failures, self._every, self.status.phase))
         if self._child:
             self._child.end()
 
@@ -265,8 +254,8 @@ class Keeper:
         self._wake.clear()
 
     def _next(self) -> Do:
-        known = self._known and self._child is not None and self._child.alive
-        return what_next(self.status.phase, known, self._stopping)
+        caught_up = self._caught_up and self._child is not None and self._child.alive
+        return what_next(self.status.phase, caught_up, self._stopping)
 
     def _set(self, **changes: Any) -> None:
         if changes.get("phase", self.status.phase) is not self.status.phase:
@@ -284,20 +273,20 @@ class Keeper:
     def _ask(self, do: Do) -> dict[str, Any]:
         child = self._child
         if not child or not child.alive:
-            child, self._known = Child(self.settings), False  # it gets ready while we log in
+            child, self._caught_up = Child(self.settings), False  # it gets ready while we log in
         with self._lock:
             self._child = child
-        self._config = self._config or self._login()
+        self._config, env = self._config or self._login(), self.settings.env
         request = {
             "do": do.value,
-            "line": self._line,
+            "history": self._history,
             "instance": self._instance,
             "state": self._state,
             "missing": [one.path for one in self.status.missing],
             "missing_count": self.status.missing_count,
             "host": self._config.host,
             "token": bearer(self._config),
-            "known": [self.owner.email, self.settings.env.get("DATABRICKS_CLIENT_ID", "")],
+            "expected_readers": [self.owner.email, env.get("DATABRICKS_CLIENT_ID", "")],
         }
         child.wait_until_ready()
         with self._lock:
@@ -316,20 +305,25 @@ class Keeper:
             self._set(problem=problem, **seen)
             if answer.get("end"):
                 self._set(phase=Phase.ENDED)
-            if problem and problem != before:
-                what = "brought back" if do is Do.RESTORE else "saved"
-                log.warning("Not %s: %s.", what, problem)
-            if not problem:
-                {Do.RESTORE: self._opened, Do.LOOK: self._looked, Do.SAVE: self._saved}[do](answer)
+            if problem:
+                if problem != before:
+                    what = "brought back" if do is Do.RESTORE else "saved"
+                    log.warning("Not %s: %s.", what, problem)
+            elif do is Do.RESTORE:
+                self._learn_restored(answer)
+            elif do is Do.SAVE:
+                self._learn_saved(answer)
+            else:
+                self._caught_up = True
 
-    def _opened(self, answer: dict[str, Any]) -> None:
-        if lines := tuple(Line(*line) for line in answer.get("lines", [])):
-            self._set(phase=Phase.ASKING, lines=lines)
+    def _learn_restored(self, answer: dict[str, Any]) -> None:
+        if histories := tuple(History(*one) for one in answer.get("histories", [])):
+            self._set(phase=Phase.ASKING, histories=histories)
             return
-        self._line, self._state, self._known = answer["line"], answer["state"], True
+        self._history, self._state, self._caught_up = answer["history"], answer["state"], True
         missing = tuple(LeftOut(*one) for one in answer["missing"].items())
         count = answer["missing_count"]
-        when = f"{str(answer['saved']).replace('T', ' ')[:16]} UTC" if answer["saved"] else ""
+        when = _minute(answer["saved"])
         told = [f"Brought back {answer['files']} files, as saved on {when}."] if when else []
         if missing:
             told.append(
@@ -344,14 +338,11 @@ class Keeper:
             missing_count=count,
             restored=" ".join(told),
             went_back=went_back if answer["older"] else "",
-            folder=folder_of(self.settings.volume, self._line or MAIN),
+            folder=folder_of(self.settings.volume, self._history or MAIN),
         )
 
-    def _looked(self, answer: dict[str, Any]) -> None:
-        self._known = True
-
-    def _saved(self, answer: dict[str, Any]) -> None:
-        before = self.status.unmeant
+    def _learn_saved(self, answer: dict[str, Any]) -> None:
+        before = self.status.not_by_rule
         left_out = tuple(LeftOut(*one) for one in answer["left_out"])
         self._set(
             saved=time.monotonic(),
@@ -360,8 +351,8 @@ class Keeper:
             left_out=left_out,
             left_out_count=answer["left_out_count"],
         )
-        if (unmeant := self.status.unmeant) and unmeant != before:
-            log.warning("%s", listed("Not saved", unmeant))
+        if (not_by_rule := self.status.not_by_rule) and not_by_rule != before:
+            log.warning("%s", listed("Not saved", not_by_rule))
 
 
 def listed(what: str, entries: tuple[LeftOut, ...], count: int = 0) -> str:
@@ -380,13 +371,16 @@ def listed(what: str, entries: tuple[LeftOut, ...], count: int = 0) -> str:
     return f"{what}: {path} ({first.reason}){more}"
 
 
-def describe_line(line: Line) -> str:
-    """A line of states, for whoever chooses one."""
-    when = (
-        f"{line.saved.replace('T', ' ')[:16]} UTC" if line.saved else "at a time that is not known"
-    )
-    kind = "a run that was started without it" if line.name else "the first line"
-    return f"Saved {when}, {line.files} files ({kind})"
+def describe_history(one: History) -> str:
+    """One of several histories, for whoever chooses."""
+    when = _minute(one.saved) or "at a time that is not known"
+    kind = "a run that was started without it" if one.name else "the original"
+    return f"Saved {when}, {one.files} files ({kind})"
+
+
+def _minute(saved: str) -> str:
+    """A time in ISO 8601, as it is shown; "" for none."""
+    return f"{saved.replace('T', ' ')[:16]} UTC" if saved else ""
 
 
 def age(seconds: float) -> str:

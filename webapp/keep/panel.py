@@ -8,7 +8,7 @@ from itertools import groupby
 
 from nicegui import ui
 
-from webapp.keep.keeper import Keeper, Phase, Status, describe_line
+from webapp.keep.keeper import Keeper, Phase, Status, describe_history
 from webapp.keep.selection import LeftOut
 from webapp.panel import BACK, ICON, Panel, element
 
@@ -53,7 +53,7 @@ class KeepPanel:
 
     def describe(self) -> None:
         """Bring the button's text up to date."""
-        note = self.keeper.note
+        note = self.keeper.status.note
         self.panel.button.set_text(note)
         self.panel.button.set_visibility(bool(note))
 
@@ -75,18 +75,18 @@ class StartNotice:
     def describe(self) -> None:
         """Bring it up to date."""
         status = self.keeper.status
-        shown = (status.waits, status.lines)
+        shown = (status.notice, status.histories)
         if shown == self._shown:
             return
         self._shown = shown
-        self.notice.set_visibility(bool(status.waits))
+        self.notice.set_visibility(bool(status.notice))
         self.content.clear()
         with self.content:
-            ui.label(status.waits)
-            for line in status.lines:
-                self._button(describe_line(line), partial(self.keeper.choose, line.name))
+            ui.label(status.notice)
+            for one in status.histories:
+                self._button(describe_history(one), partial(self.keeper.choose, one.name))
             if status.may_start_without:
-                text = "Start without any" if status.lines else "Start without it"
+                text = "Start without any" if status.histories else "Start without it"
                 self._button(text, self.keeper.start_without)
 
     def _button(self, text: str, action: Callable[[], None]) -> None:

@@ -31,7 +31,7 @@ from hermes.urls import brief_error, why_unreachable
 from hermes.volume import find_readers
 from webapp.keep.archive import Archive, SupersededError
 from webapp.keep.format import NewerFormatError, TornError, folder_of
-from webapp.keep.lines import find_lines, recall_choice, record_choice
+from webapp.keep.histories import find_histories, recall_choice, record_choice
 
 SHOWN = 1000  # entries of what is left out or missing; more are counted
 ROOM = 2**22  # characters of paths in an answer, which is one line
@@ -62,7 +62,7 @@ class Worker:
         self.home, self.volume = home, volume
         self._connect, self._say, self._ask_readers = connect, say, workspace
         self._said, self._asked = 0.0, -ASKED
-        self._known: list[str] = []  # who was meant to read the volume when that was asked
+        self._expected: list[str] = []  # who was meant to read the volume when that was asked
         self.archive = Archive(home, volume, self._tick)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -82,30 +82,30 @@ class Worker:
             return {"problem": explain(error, self.archive.folder)}
 
     def _restore(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
-        """Bring back a line; where it is not said which, and several are there, name them."""
+        """Bring back a history; where it is not said which, and several are there, name them."""
         files.create_directory(self.volume)
-        lines, name = find_lines(files, self.volume), request["line"]
-        chosen = recall_choice(files, self.volume, lines) if name is None else name
+        histories, name = find_histories(files, self.volume), request["history"]
+        chosen = recall_choice(files, self.volume, histories) if name is None else name
         if chosen is None:
-            return {"lines": lines}
-        if len(lines) > 1:
-            record_choice(files, self.volume, chosen, lines)
+            return {"histories": histories}
+        if len(histories) > 1:
+            record_choice(files, self.volume, chosen, histories)
         self._open(chosen, request)
         opened = self.archive.restore(files)
         missing = _fitting(opened.missing)
         count = len(opened.missing)
-        return asdict(opened) | {"line": chosen, "missing": missing, "missing_count": count}
+        return asdict(opened) | {"history": chosen, "missing": missing, "missing_count": count}
 
     def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
-        self._open(request["line"], request)
+        self._open(request["history"], request)
         missing = request["missing"]
         if len(missing) < request["missing_count"]:
             missing = None
         opened = self.archive.look(files, request["state"], missing)
         return asdict(opened)
 
-    def _open(self, line: str, request: dict[str, Any]) -> None:
-        folder = folder_of(self.volume, line)
+    def _open(self, history: str, request: dict[str, Any]) -> None:
+        folder = folder_of(self.volume, history)
         self.archive = Archive(self.home, folder, self._tick, request["instance"])
 
     def _save(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
@@ -117,12 +117,12 @@ class Worker:
         """Who else may read the volume, where that is asked for again after a while."""
         if not self._ask_readers:
             return {}
-        known = request["known"]
-        if known == self._known and time.monotonic() < self._asked + ASKED:
+        expected = request["expected_readers"]
+        if expected == self._expected and time.monotonic() < self._asked + ASKED:
             return {}
-        self._asked, self._known = time.monotonic(), known  # the app's owner may be found later
+        self._asked, self._expected = time.monotonic(), expected  # the owner may be found later
         login = request["host"], request["token"]
-        readers = find_readers(partial(self._ask_readers, *login), self.volume, known)
+        readers = find_readers(partial(self._ask_readers, *login), self.volume, expected)
         return {"readers": readers.line, "exposed": bool(readers.others)}
 
     def _tick(self) -> None:
