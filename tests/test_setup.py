@@ -12,11 +12,7 @@ import responses
 
 from setup_hermes import main
 from tests.hosts import AZURE_GATEWAY, ID
-from tests.mocked import (
-    MLFLOW,
-    OPUS_4_7,
-    serve,
-)
+from tests.mocked import MLFLOW, OPUS_4_7, serve
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,7 @@ from hermes.learnt import PLUGIN
 from setup_hermes import main
 from tests.conftest import until
 from tests.hosts import AZURE_GATEWAY
-from tests.mocked import (
-    HOST,
-    TOKEN,
-    config_of,
-)
+from tests.mocked import HOST, TOKEN, config_of
 
 
 def test_instructions_and_skills_of_coda(
