@@ -107,8 +107,8 @@ def merge_config(
     models = [settings.model, settings.fallback_model, routes.primary.model, routes.fallback.model]
     for key in ("fallback_providers", "fallback_model"):  # the second is an older word for it
         _drop_keys(config, key, [*models, last_model], trust)
-    chain = as_list(config.get("fallback_providers"))
-    theirs = [entry for entry in chain if entry not in memory.fallback_providers]
+    listed = as_list(config.get("fallback_providers"))
+    theirs = [entry for entry in listed if entry not in memory.fallback_providers]
     named = [as_dict(entry).get("provider") for entry in theirs]
     own = Ownership(trust, memory.providers, named)
 
