@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ class Memory:
     providers: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, Config] = field(default_factory=dict)
     fallback_providers: list[Config] = field(default_factory=list)
-    mcp_servers: Mapping[str, Config] = field(default_factory=dict)
+    mcp_servers: Config = field(default_factory=dict)
     proved: bool | None = None
 
     @classmethod
@@ -67,7 +67,7 @@ class Ownership:
 
     trust: Trust
     last: Mapping[str, str]  # base URLs of the last setup's providers by name
-    named: Collection[object] = ()  # the providers that the user's own fallback entries name
+    chain: list[Any]  # the user's own fallback entries
 
     def now(self, entry: object) -> bool:
         """Whether it has one of our names and a URL of this workspace: then it has our token."""
@@ -79,7 +79,8 @@ class Ownership:
 
     def needed(self, entry: object) -> bool:
         """Whether an entry of the user's fallback chain names it."""
-        return f"custom:{name_of(entry)}" in self.named
+        provider = f"custom:{name_of(entry)}"
+        return any(as_dict(fallback).get("provider") == provider for fallback in self.chain)
 
     def stays(self, entry: object) -> bool:
         """Whether it is the user's, or the last setup's for another workspace and still needed."""
@@ -87,7 +88,7 @@ class Ownership:
 
 
 def merge_config(
-    existing: Config, settings: HermesSettings, routes: Routes, memory: Memory | None = None
+    existing: Config, settings: HermesSettings, routes: Routes, memory: Memory
 ) -> tuple[Config, Memory]:
     """Put our model, providers, fallback chain and MCP servers into a Hermes config.
 
@@ -101,16 +102,14 @@ def merge_config(
         A new config, the user's keys in their order, ours replaced where they stand, else added at
         the end; and what the next setup has to remember.
     """
-    config, memory = copy.deepcopy(existing), memory or Memory()
+    config = copy.deepcopy(existing)
     trust = trust_of_setup(settings.host, settings.gateway, memory.host, memory.providers.values())
     last_model = as_dict(config.get("model")).get("default")
     models = [settings.model, settings.fallback_model, routes.primary.model, routes.fallback.model]
-    for key in ("fallback_providers", "fallback_model"):  # the second is an older word for it
-        _drop_keys(config, key, [*models, last_model], trust)
+    _drop_inline_keys(config, [*models, last_model], trust)
     listed = as_list(config.get("fallback_providers"))
     theirs = [entry for entry in listed if entry not in memory.fallback_providers]
-    named = [as_dict(entry).get("provider") for entry in theirs]
-    own = Ownership(trust, memory.providers, named)
+    own = Ownership(trust, memory.providers, theirs)
 
     config["model"] = merge_model(config, settings.token, routes.primary, trust)
     entries = _take_providers(config, own)
@@ -125,8 +124,7 @@ def merge_config(
 
     # Hermes then fetches neither packages nor its command scanner's newest build as it runs.
     _fill(config, "security", {"allow_lazy_installs": False, "tirith_path": "~/.local/bin/tirith"})
-    servers: dict[str, Config] = {n: {"url": url} for n, url in settings.mcp_servers.items() if url}
-    merge_servers(config, servers, memory.mcp_servers)
+    servers = merge_servers(config, settings.mcp_servers, memory.mcp_servers)
     _allow_plugin(config)
     skills = settings.home / ".claude" / "skills"
     if skills.is_dir():
@@ -174,19 +172,25 @@ def merge_providers(
     return [*merged, *missing.values()]
 
 
-def merge_servers(config: Config, ours: Config, before: Mapping[str, Config]) -> None:
-    """Bring the MCP servers in a config up to date; the user's stay, the last setup's do not."""
+def merge_servers(config: Config, urls: Mapping[str, str], before: Config) -> Config:
+    """Bring the MCP servers in a config up to date; the user's stay, the last setup's do not.
+
+    Returns:
+        The entries that are ours.
+    """
+    ours = {name: {"url": url} for name, url in urls.items() if url}
     there, kept = config.get("mcp_servers"), {}
     for name, entry in as_dict(there).items():
         # CODA's setup gives its two servers a time-out; one that is left out now goes.
         bare = {k: v for k, v in as_dict(entry).items() if k != "timeout"}
-        default = {"url": MCP_DEFAULTS[name][1]} if name in MCP_DEFAULTS else None
-        left_out = bare == default and ours.get(name) != default
+        codas = name in MCP_DEFAULTS and bare == {"url": MCP_DEFAULTS[name][1]}
+        left_out = codas and ours.get(name) != bare
         if entry != before.get(name, ...) and not left_out:
             kept[name] = entry
     if isinstance(there, dict):
         config["mcp_servers"] = kept
     _fill(config, "mcp_servers", ours)
+    return ours
 
 
 def name_of(entry: object) -> str:
@@ -216,7 +220,7 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _drop_keys(config: Config, key: str, models: Collection[Any], trust: Trust) -> None:
+def _drop_inline_keys(config: Config, models: list[Any], trust: Trust) -> None:
     """Drop an older setup's fallback entries with a key in them: Hermes reads those once only."""
 
     def holds_key(entry: object) -> bool:
@@ -224,9 +228,10 @@ def _drop_keys(config: Config, key: str, models: Collection[Any], trust: Trust) 
         ours = fields.get("model") in models and trust.allows(url_of(entry))
         return ours and "api_key" in fields
 
-    entries = as_list(config.get(key))
-    if any(map(holds_key, entries)):
-        config[key] = [entry for entry in entries if not holds_key(entry)]
+    for key in ("fallback_providers", "fallback_model"):  # the second is an older word for it
+        entries = as_list(config.get(key))
+        if any(map(holds_key, entries)):
+            config[key] = [entry for entry in entries if not holds_key(entry)]
 
 
 def _take_providers(config: Config, own: Ownership) -> list[Any]:

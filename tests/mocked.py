@@ -11,7 +11,7 @@ import requests
 import responses
 import yaml
 
-from hermes.merge import Config, merge_config, url_of
+from hermes.merge import Config, Memory, merge_config, url_of
 from hermes.routes import Place, Routes
 from hermes.settings import HermesSettings
 from hermes.trust import DIRECT as DIRECT_NAME
@@ -132,7 +132,7 @@ OURS = (GATEWAY, DIRECT_NAME, SECOND)
 
 def merged(existing: Config, settings: HermesSettings, routes: Routes) -> Config:
     """What setup makes of a config, without what it has to remember."""
-    return merge_config(existing, settings, routes)[0]
+    return merge_config(existing, settings, routes, Memory())[0]
 
 
 def is_ours(entry: dict[str, Any]) -> bool:
