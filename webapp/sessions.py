@@ -121,6 +121,12 @@ class Sessions:
             # A program started now draws itself for the window that looks at it.
             await terminal.seen.wait()
             await self._run(terminal)
+        # Whatever it is, the terminal says it, and stays until it is ended.
+        except Exception as error:
+            terminal.say(
+                f"This terminal cannot be used ({one_line(error)}); a new one tries again."
+            )
+            await asyncio.Event().wait()
         finally:
             del self.open[number]
             self.changed.emit()
@@ -128,9 +134,10 @@ class Sessions:
 
     async def _get_ready(self, number: int, terminal: Terminal) -> None:
         """Do what comes before a program: what was saved is back, and Hermes is set up."""
-        first, self._first = self._first, False
+        first = self._first
         if first and self._prepare:
             await asyncio.to_thread(self._prepare)
+        self._first = False
         if self.keeper:
             await self.keeper.restored(terminal.say)
         hermes = self.settings.hermes

@@ -277,6 +277,31 @@ def test_what_is_prepared_is_ready_before_anything_runs(
     seat.run(session)
 
 
+def test_what_fails_before_anything_runs_is_said_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat, failed = Seat(tmp_path / "home", monkeypatch, READY), list[int]()
+
+    def prepare() -> None:
+        if not failed:
+            failed.append(1)
+            raise RuntimeError("no\nway")
+
+    seat.sessions = Sessions(seat.sessions.settings, prepare=prepare)
+
+    async def session() -> None:
+        first, _ = seat.open()
+        await seat.shows(
+            1, "This terminal cannot be used (RuntimeError: no way); a new one tries again.\r\n"
+        )
+        seat.open()
+        await seat.shows(2, "Hermes, chat")
+        seat.sessions.end(first)
+        await seat.until(lambda: list(seat.sessions.open) == [2])
+
+    seat.run(session)
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_without_projects_there_is_the_home_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -306,8 +331,9 @@ def test_the_end_of_the_app_waits_for_a_shell_that_is_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat = Seat(tmp_path / "home", monkeypatch)
-    monkeypatch.setattr(pty, "GRACE", 0.3)
-    command = "(trap '' HUP; touch ~/ready; sleep 600) & until [ -f ~/ready ]; do sleep 0.1; done"
+    monkeypatch.setattr(pty, "GRACE", PATIENCE)
+    stays = "trap '' HUP; touch ~/ready; until [ -f ~/go ]; do sleep 0.1; done"
+    command = f"({stays}) & until [ -f ~/ready ]; do sleep 0.1; done"
 
     async def session() -> None:
         terminal, viewer = seat.open()
@@ -315,7 +341,11 @@ def test_the_end_of_the_app_waits_for_a_shell_that_is_ending(
         terminal.type(viewer, f"{command}; exit\r")
         await seat.until(lambda: not seat.sessions.open)
         assert terminal._signal(0)
-        await seat.sessions.close()
+        ending = asyncio.create_task(seat.sessions.close())
+        await asyncio.wait({ending}, timeout=0.2)
+        assert not ending.done()
+        (tmp_path / "home" / "go").touch()
+        await ending
         assert not terminal._signal(0)
 
     seat.run(session)
