@@ -45,9 +45,11 @@ class Served:
             (self.home / ".local" / folder.name).symlink_to(folder)
         for saved in hermes.glob("saved") if hermes else ():
             shutil.copytree(saved, self.home / ".hermes")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        # Held until the app has it, so that nobody else is given the port meanwhile.
+        self._free = socket.socket()
+        self._free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._free.bind(("127.0.0.1", 0))
+        self.port = self._free.getsockname()[1]
         self.url = f"http://localhost:{self.port}"
         env = {k: v for k, v in env.items() if not k.startswith(("PYTEST_", "NICEGUI_"))}
         own = {
@@ -75,6 +77,7 @@ class Served:
 
     def __enter__(self) -> Served:
         until(self.answers, lambda: f"the app does not answer: {self.log.read_text()}")
+        self._free.close()
         return self
 
     def __exit__(
@@ -85,7 +88,7 @@ class Served:
     ) -> None:
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             if kind:

@@ -314,7 +314,7 @@ def test_sigterm_in_the_middle_of_the_setup_leaves_no_process(tmp_path: Path) ->
     with StandIn(latency=30) as standin, Served(standin.env, hermes=tmp_path) as served:
         until(lambda: any("setup_hermes" in p for p in served.processes()), served.log.read_text)
         served.process.send_signal(signal.SIGTERM)
-        served.process.wait(5)
+        served.process.wait(PATIENCE)
         until(lambda: not served.processes(), lambda: str(served.processes()))
         assert "Traceback" not in served.log.read_text()
 

@@ -6,8 +6,8 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from tests.served import until
 
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 PATIENCE = 60_000  # milliseconds
+expect.set_options(timeout=PATIENCE)
 PROMPT = "\u276f"  # Hermes's
 PROMPTS = "projects#" if os.getuid() == 0 else "projects$"  # the shell's
 FLAGS = [
@@ -57,18 +58,18 @@ def drawn(page: Page) -> None:
 
 def sees(page: Page, text: str) -> None:
     """Wait until a text is on the terminal's screen."""
-    expect(page.locator(".xterm-rows")).to_contain_text(text, timeout=PATIENCE)
+    expect(page.locator(".xterm-rows")).to_contain_text(text)
 
 
 def line(page: Page, text: str) -> None:
     """Wait until the thin line says something."""
-    expect(page.locator(".line")).to_contain_text(text, timeout=PATIENCE)
+    expect(page.locator(".line")).to_contain_text(text)
 
 
 def link(page: Page, text: str) -> None:
     """Wait until the dot's word is this one."""
     word = "() => getComputedStyle(document.querySelector('.link'), '::after').content"
-    page.wait_for_function(f"({word})().includes({text!r})", timeout=PATIENCE)
+    page.wait_for_function(f"({word})().includes({text!r})")
 
 
 CLIPBOARD = "navigator.clipboard.readText()"
@@ -90,7 +91,7 @@ def run(page: Page, command: str) -> None:
 def prompt(page: Page) -> None:
     """Wait for Hermes's prompt; 0.22 first asks whether it may collect metrics."""
     screen = page.locator(".xterm-rows")
-    expect(screen).to_contain_text(re.compile(f"{PROMPT}|No thanks"), timeout=PATIENCE)
+    expect(screen).to_contain_text(re.compile(f"{PROMPT}|No thanks"))
     if PROMPT not in screen.inner_text():
         run(page, "")
     sees(page, PROMPT)
@@ -163,15 +164,15 @@ def drop(page: Page, *paths: Path) -> None:
         devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
 
 
-def slow(page: Page) -> None:
-    """A line that sends 5 MB a second."""
-    limits = {
-        "offline": False,
-        "latency": 0,
-        "downloadThroughput": -1,
-        "uploadThroughput": 5_000_000,
-    }
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
+@contextmanager
+def slow(page: Page) -> Iterator[None]:
+    """A line that sends 2 MB a second, for as long as the context."""
+    devtools = page.context.new_cdp_session(page)
+    for speed in (2_000_000, -1):
+        limits = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": speed}
+        devtools.send("Network.emulateNetworkConditions", {"offline": False, **limits})
+        if speed > 0:
+            yield
 
 
 def dialog(page: Page, name: str) -> Locator:
@@ -193,7 +194,13 @@ def typed(page: Page, text: str) -> None:
 
 
 def ready(page: Page) -> None:
-    sees(page, "projects#" if os.getuid() == 0 else "projects$")
+    """Wait for the shell's prompt."""
+    sees(page, PROMPTS)
+
+
+def focused(page: Page) -> None:
+    """Wait until the terminal has the keyboard."""
+    expect(page.locator(".xterm-helper-textarea")).to_be_focused()
 
 
 def say(tab: Page, text: str) -> None:

@@ -49,8 +49,8 @@ def window(browser: Browser) -> Iterator[Open]:
     def open_window(url: str, **options: object) -> Page:
         whole: dict[str, Any] = {"viewport": {"width": 1200, "height": 700}, **options}
         contexts.append(browser.new_context(**whole))
+        contexts[-1].set_default_timeout(PATIENCE)
         page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         return page

@@ -27,10 +27,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import webapp.dashboard.process as process
-from tests.served import OWNER, Served, until
+from tests.served import OWNER, PATIENCE, Served, until
 from tests.standin import OPUS_4_7, SONNET, StandIn
 from tests.standin.runner import Runner
-from tests.webapp.browsing import FLAGS, line, prompt, say, sees, shot
+from tests.webapp.browsing import FLAGS, PROMPTS, line, prompt, run, say, sees, shot, submit
 from tests.webapp.browsing import PATIENCE as BROWSERS_PATIENCE
 from webapp.dashboard.process import DashboardProcess
 from webapp.dashboard.proxy import ANSWERED, ASKED, chosen, redirected, target
@@ -438,6 +438,7 @@ def full(connection: socket.socket, send: Callable[[], object]) -> int:
 
 def test_an_answer_waits_for_its_reader_and_ends_with_it(app: Served) -> None:
     before = memory(app)
+    left(app)
     head = "".join(f"{name}: {value}\r\n" for name, value in OWNED.items())
     with socket.create_connection(("127.0.0.1", app.port)) as reader:
         reader.sendall(f"GET /hermes/endless HTTP/1.1\r\n{head}\r\n".encode())
@@ -587,10 +588,9 @@ def front(installed_hermes: Path, workspace: StandIn, served: Served) -> Iterato
 
 
 def open_page(browser: Browser, errors: list[str], url: str, status: int = 200) -> Page:
-    page = browser.new_context(
-        ignore_https_errors=True, viewport={"width": 1200, "height": 700}
-    ).new_page()
-    page.set_default_timeout(BROWSERS_PATIENCE)
+    context = browser.new_context(ignore_https_errors=True, viewport={"width": 1200, "height": 700})
+    context.set_default_timeout(BROWSERS_PATIENCE)
+    page = context.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     answer = page.goto(url)
     assert answer
@@ -623,7 +623,7 @@ def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
             page.keyboard.press("Control+Shift+D")
         tab = opened.value
         if not any((package / "web_dist").exists() for package in packages):  # built without pages
-            expect(tab.get_by_text("It has ended")).to_be_visible(timeout=BROWSERS_PATIENCE)
+            expect(tab.get_by_text("It has ended")).to_be_visible()
             return
         tab.get_by_role("link", name="Chat", exact=True).first.click()
         say(tab, "good morning")
@@ -631,6 +631,10 @@ def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
         assert (asked.status, asked.host, asked.model) == (200, workspace.gateway_host, OPUS_4_7)
         shot(tab, "30-dashboard-chat")
 
+        def counts() -> list[int]:
+            return [one["message_count"] for one in ask(tab, "GET", "/api/sessions")["sessions"]]
+
+        until(lambda: counts() == [2], lambda: str(counts()))
         tab.get_by_role("link", name="Sessions", exact=True).first.click()
         expect(tab.get_by_text("2 msgs")).to_be_visible()
         shot(tab, "31-dashboard-sessions")
@@ -648,10 +652,8 @@ def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
         model = {"scope": "main", "provider": "custom:databricks-gateway", "model": SONNET}
         assert ask(tab, "POST", "/api/model/set", confirm_expensive_model=True, **model)["ok"]
         line(page, f"{SONNET} · databricks-gateway")
-        page.locator(".xterm-helper-textarea").focus()
-        page.keyboard.type("/exit\n")
-        sees(page, "~/projects")
-        page.keyboard.type(f"hermes chat --resume {session['id']}\n")
+        submit(page, "/exit", PROMPTS)
+        run(page, f"hermes chat --resume {session['id']}")
         sees(page, "good morning")
         prompt(page)
 
@@ -685,7 +687,7 @@ def running(settings: AppSettings) -> list[Path]:
 
 
 async def soon(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -703,7 +705,7 @@ def test_it_ends_when_nobody_is_there_and_starts_again(settings: AppSettings) ->
                 environment = (found / "environ").read_bytes()
                 assert b"PASSWORD_HASH=scrypt$" in environment
                 assert b"hush" not in environment
-                await asyncio.sleep(0.3)  # this is the test's input: a visit longer than `idle`
+                await asyncio.sleep(0.2)  # this is the test's input: a visit longer than `idle`
                 assert dashboard.running
                 assert "/api/status" not in asked.read_text()
             await soon(lambda: not running(settings) and not dashboard.active)
@@ -723,22 +725,26 @@ def test_it_ends_when_nobody_is_there_and_starts_again(settings: AppSettings) ->
 def test_it_is_started_anew_with_a_pause_that_grows(
     settings: AppSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "LONGEST", 0.2)
+    monkeypatch.setattr(process, "PAUSE", 1000.0)
+    monkeypatch.setattr(process, "LONGEST", 4000.0)
 
     async def live() -> None:
+        loop = asyncio.get_running_loop()
+        clock, passed = loop.time, 0.0
+        monkeypatch.setattr(loop, "time", lambda: clock() + passed)
         dashboard = DashboardProcess(settings)
         with dashboard.visit():
-            for pause in (0.05, 0.1, 0.2):
+            for pause in (1000.0, 2000.0, 4000.0):
                 serving = await dashboard.answers()
                 assert serving
                 with suppress(ClientError):
                     await serving.client.get(serving.url("/die"))
                 await soon(lambda: not dashboard.active)
                 assert dashboard.note.startswith("It has ended: it is tired of it.")
-                assert dashboard.pause == min(2 * pause, 0.2)
+                assert dashboard.pause == min(2 * pause, 4000)
                 dashboard.start()
                 assert not dashboard.active  # the pause is not over
-                await asyncio.sleep(pause)
+                passed += pause
             assert await dashboard.answers()
         await dashboard.close()
         assert running(settings) == []
@@ -772,5 +778,5 @@ def test_it_ends_with_the_app(app: Served) -> None:
     """The last of this app's tests."""
     assert len(dashboards(app)) == 1
     app.process.send_signal(signal.SIGTERM)
-    assert app.process.wait(15) in (0, -signal.SIGTERM)
-    assert app.processes() == []
+    assert app.process.wait(PATIENCE) in (0, -signal.SIGTERM)
+    until(lambda: not app.processes(), lambda: str(app.processes()))

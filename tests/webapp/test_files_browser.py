@@ -46,7 +46,7 @@ def downloaded(page: Page, name: str) -> Path:
 def test_files_go_in_and_out_though_each_request_is_cut(
     window: Open, shells: Served, projects: Path, tmp_path: Path, size: int
 ) -> None:
-    """6 MB a request: less than two pieces at once. Chromium by itself goes on five times."""
+    """3 MB a request: less than a whole piece. Chromium by itself goes on five times."""
     bodies = {name: os.urandom(part) for name, part in (("a", size // 2), ("b", size // 4))}
     bodies["c"] = bodies["b"]
     for name, body in bodies.items():
@@ -57,12 +57,13 @@ def test_files_go_in_and_out_though_each_request_is_cut(
         page = window(front.url)
         page.set_default_timeout(LONG)
         ready(page)
-        front.most = 6_000_000
+        front.most = 3_000_000
         drop(page, *(tmp_path / name for name in bodies))
         typed(page, f"{projects}/uploads/c")
         for name, body in bodies.items():
             assert (projects / "uploads" / name).read_bytes() == body
         before = front.cuts
+        assert before > 0
         page.keyboard.press("Control+Shift+E")
         assert downloaded(page, "large").read_bytes() == large
         assert front.cuts - before > 5
@@ -79,12 +80,12 @@ def test_a_file_that_changes_while_its_download_is_cut_is_no_mixture(
 ) -> None:
     large = projects / "large"
     large.write_bytes(bytes(40_000_000))
-    with Front(shells.port, 10_000_000) as front:
+    with Front(shells.port, 3_000_000) as front:
         page = window(front.url)
         ready(page)
         page.keyboard.press("Control+Shift+E")
         dialog(page, "Files").get_by_role("link", name="large").click()
-        page.wait_for_function("document.querySelector('.giving progress')?.value > 0.2")
+        page.wait_for_function("document.querySelector('.giving progress')?.value > 0.05")
         shot(page, "19-download")
         large.write_bytes(b"1" * 40_000_000)
         front.lose()

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,9 +38,12 @@ from tests.webapp.browsing import (
     Relay,
     copied,
     dialog,
+    drawn,
+    focused,
     line,
     link,
     prompt,
+    ready,
     run,
     sees,
     shot,
@@ -178,13 +182,33 @@ def test_a_config_that_says_nothing_of_it_breaks_nothing(tmp_path: Path, text: s
     assert describe(config) == ""
 
 
+@contextmanager
+def held(served: Served, program: str) -> Iterator[None]:
+    """Stop a program of the app's as soon as it runs, for as long as the context."""
+
+    def numbers() -> list[int]:
+        found = []
+        for number in served.numbers():
+            with suppress(OSError):
+                if program in Path(f"/proc/{number}/cmdline").read_text():
+                    found.append(number)
+        return found
+
+    until(numbers, served.log.read_text)
+    number = min(numbers())  # what it starts looks like it for a moment
+    os.kill(number, signal.SIGSTOP)
+    yield
+    os.kill(number, signal.SIGCONT)
+
+
 def test_setup_shows_and_hermes_answers_through_the_gateway(
     window: Open, installed_hermes: Path
 ) -> None:
     with StandIn(latency=0.5) as standin, Served(standin.env, installed_hermes) as served:
-        page = window(served.url)
+        with held(served, "setup_hermes"):
+            page = window(served.url)
+            line(page, "Hermes is being set up")
         sees(page, "Hermes:")
-        line(page, "Hermes is being set up")
         shot(page, "1-setup")
         standin.latency = 0.0
         prompt(page)
@@ -388,13 +412,14 @@ UNCUT = ".xterm .xterm-rows > div { overflow: visible !important; }"
 )
 def test_no_row_cuts_its_glyphs(window: Open, shells: Served, scale: float) -> None:
     page = window(shells.url, device_scale_factor=scale)
-    sees(page, "Hermes is turned off")
+    ready(page)
     run(page, "clear; printf '\\n____ DATABRICKS_TOKEN gjpqy|,;@{}[] \\e[1m__ gjpqy|\\n\\n'")
     row = page.locator(".xterm-rows > div").nth(1)
     expect(row).to_contain_text("____ DATABRICKS_TOKEN")
     for size, label, clicks in ((14, "", 0), (17, "Larger font", 3), (10, "Smaller font", 7)):
         for _ in range(clicks):
             page.get_by_label(label).click()
+        drawn(page)
         box = row.bounding_box()
         assert box
         clip = {"x": box["x"], "y": box["y"] - 5, "width": 500, "height": box["height"] + 10}
@@ -535,7 +560,7 @@ def test_find_goes_through_the_whole_scrollback(page: Page) -> None:
 
 def test_copy_and_paste_by_keys_and_by_the_browsers_menu(window: Open, shells: Served) -> None:
     page = window(shells.url, permissions=["clipboard-read", "clipboard-write"])
-    sees(page, "Hermes is turned off")
+    ready(page)
     run(page, "clear; echo copy''me")
     sees(page, "copyme")
     word = page.locator(".xterm-rows > div", has_text="copyme").first
@@ -561,8 +586,12 @@ def test_the_fonts_size_is_remembered(page: Page) -> None:
     for _ in range(3):
         page.get_by_label("Larger font").click()
     assert (page.evaluate(size), page.evaluate(rows) < before) == (17, True)
-    page.keyboard.type("stty size\n")
-    sees(page, f"{page.evaluate(rows)} ")
+    # The browser says its size at most ten times a second.
+    run(
+        page,
+        f"until stty size | grep '^{page.evaluate(rows)} '; do sleep 0.1; done; echo so $((1))",
+    )
+    sees(page, "so 1")
     page.reload()
     sees(page, "Hermes is turned off")
     assert page.evaluate(size) == 17
@@ -581,7 +610,7 @@ def test_on_a_phone_there_are_the_keys_that_its_keyboard_lacks(
         is_mobile=True,
         has_touch=True,
     )
-    sees(page, "Hermes is turned off")
+    ready(page)
     page.locator(".screen").tap()
     run(page, "sleep 600")
     page.get_by_label("Ctrl", exact=True).tap()
@@ -650,7 +679,7 @@ def test_links_open_in_a_page_of_their_own(page: Page, shells: Served) -> None:
 
 def test_a_program_copies_after_one_click_of_consent(window: Open, shells: Served) -> None:
     page = window(shells.url, permissions=["clipboard-read", "clipboard-write"])
-    sees(page, "Hermes is turned off")
+    ready(page)
     page.evaluate("navigator.clipboard.writeText('as before')")
     copy = "printf '\\e]52;c;%s\\a' \"$(printf '{}' | base64)\"; echo {}"
     run(page, "printf '\\e]52;c;?\\a\\e]52;c;*\\a'; echo a question $((1))")
@@ -700,14 +729,18 @@ def test_a_slow_page_gets_its_terminal_and_quick_reloads_leave_no_traceback(
 
 def test_two_windows_share_one_session(window: Open, shells: Served) -> None:
     first = window(shells.url)
-    sees(first, "Hermes is turned off")
+    ready(first)
     second = window(f"{shells.url}/?terminal=1")
-    sees(second, "Hermes is turned off")
+    ready(second)
     run(first, "echo from the $((1))st")
     sees(second, "from the 1st")
     run(second, "echo from the $((2))nd")
     sees(first, "from the 2nd")
-    assert first.evaluate(BUFFER).rstrip() == second.evaluate(BUFFER).rstrip()
+    shown = [first, second]
+    until(
+        lambda: len({page.evaluate(BUFFER).rstrip() for page in shown}) == 1,
+        lambda: str([page.evaluate(BUFFER) for page in shown]),
+    )
     first.context.close()
     run(second, "echo still $((3)) here")
     sees(second, "still 3 here")
@@ -718,10 +751,10 @@ def test_a_window_that_goes_gives_the_size_back(window: Open, shells: Served) ->
         return str((re.findall(r"^\d+ \d+$", first.evaluate(BUFFER), re.MULTILINE) or [""])[-1])
 
     first = window(shells.url)
-    sees(first, "Hermes is turned off")
+    ready(first)
     run(first, "while sleep 0.2; do stty size; done")
-    until(size, lambda: "no size is shown")
-    own = size()
+    own = first.evaluate(f"`${{{SCREEN}.terminal.rows}} ${{{SCREEN}.terminal.cols}}`")
+    until(lambda: size() == own, lambda: f"{size()} is shown, not {own}")
     second = window(f"{shells.url}/?terminal=1")
     second.set_viewport_size({"width": 700, "height": 400})
     until(lambda: size() != own, lambda: f"the size stays {own}")
@@ -750,7 +783,7 @@ def test_another_sites_page_can_link_here_and_embed_nothing(
 
 
 def test_answers_of_the_emulator_are_not_typed_again_on_reload(page: Page) -> None:
-    run(page, "printf '\\e[6n\\e[c'; IFS= read -rsn1 -t9 a; IFS= read -rst1 -n99 b; echo got${#b}")
+    run(page, "printf '\\e[6n\\e[c'; IFS= read -rsd c a; echo got${#a}")
     page.wait_for_function(f"/got[1-9]/.test(({BUFFER})())")
     for _ in range(2):
         page.reload()
@@ -770,18 +803,21 @@ def test_a_lost_connection_comes_back_to_the_same_session(
 ) -> None:
     with Relay(shells.port) as relay:
         page = window(relay.url)
-        sees(page, "Hermes is turned off")
-        link(page, "connected")
-        run(page, "echo before $((1)); (sleep 1; echo while away $((2))) &")
+        ready(page)
+        run(
+            page,
+            "echo before $((1)); (until [ -e away ]; do sleep 0.1; done; echo it is $((2))) &",
+        )
         sees(page, "before 1")
         relay.cut()
         link(page, "reconnecting")
+        (shells.home / "projects" / "away").touch()
         if seconds > 1:
             shot(page, "7-connection-lost")
         time.sleep(seconds)  # how long it is lost: this is the test's input
         relay.up = True
         link(page, "connected")
-        sees(page, "while away 2")
+        sees(page, "it is 2")
         sees(page, "before 1")
         run(page, "echo after $((3))")
         sees(page, "after 3")
@@ -802,12 +838,13 @@ def test_terminals_are_opened_shown_bounded_and_freed(page: Page) -> None:
     new.click()
     expect(page.locator(".q-notification")).to_contain_text("All terminals are in use")
     shot(page, "8-all-in-use")
+    focused(page)
     page.keyboard.type("echo typed $((3 * 3))\n")
     sees(page, "typed 9")
     page.get_by_label("Terminal 1", exact=True).click()
     sees(page, "this is 1")
     # What is typed goes to the one that shows.
-    page.wait_for_function("document.activeElement.classList.contains('xterm-helper-textarea')")
+    focused(page)
     page.keyboard.type("exit\n")
     sees(page, "this is 2")
     expect(page.locator(".tabs .number")).to_have_count(4)
@@ -859,6 +896,7 @@ def test_a_tab_ends_its_terminal_and_asks_where_a_program_runs(page: Page, shell
         lambda: not any("sleep 600" in p for p in shells.processes()),
         lambda: str(shells.processes()),
     )
+    focused(page)
     page.keyboard.type("echo back $((3))\n")
     sees(page, "back 3")
 
@@ -878,7 +916,7 @@ def test_every_control_can_be_reached_at_every_width(
     window: Open, shells: Served, touch: bool
 ) -> None:
     page = window(shells.url, has_touch=touch, is_mobile=touch)
-    sees(page, "Hermes is turned off")
+    ready(page)
     write_config(shells.home / ".hermes" / "config.yaml", "https://h/serving-endpoints")
     for count in range(1, 6):
         if count > 1:
@@ -891,7 +929,10 @@ def test_every_control_can_be_reached_at_every_width(
         ):
             page.set_viewport_size({"width": width, "height": 640})
             page.wait_for_function("width => innerWidth === width", arg=width)
-            assert page.evaluate(UNREACHABLE) == [], (count, width)
+            until(
+                lambda: page.evaluate(UNREACHABLE) == [],
+                lambda: f"{page.evaluate(UNREACHABLE)} of {count} at {width}",  # noqa: B023
+            )
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             if count in (1, 5) and width in (320, 390, 640, 1440):
                 shot(page, f"21-line-{count}-{width}-{'touch' if touch else 'mouse'}")
@@ -913,7 +954,7 @@ def test_a_terminal_that_does_not_exist_is_another_one(window: Open, shells: Ser
 def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, workspace: StandIn) -> None:
     with Served(workspace.env) as served:
         page = window(served.url)
-        sees(page, "Hermes is turned off")
+        ready(page)
         run(page, "(trap '' HUP TERM INT; echo stubborn $((1)); while :; do sleep 600; done) &")
         sees(page, "stubborn 1")
         run(page, "setsid sleep 600 & sleep 600")
@@ -922,6 +963,6 @@ def test_sigterm_ends_the_app_and_all_that_runs_in_it(window: Open, workspace: S
             lambda: str(served.processes()),
         )
         served.process.send_signal(signal.SIGTERM)
-        served.process.wait(5)
-        assert served.processes() == []
+        served.process.wait(PATIENCE / 1000)
+        until(lambda: not served.processes(), lambda: str(served.processes()))
         assert "Traceback" not in served.log.read_text()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import PATIENCE
 from webapp.terminal import pty as terminal
 from webapp.terminal.marks import MOST, MarkBound, marks
 from webapp.terminal.pty import REPORT, Terminal
@@ -23,7 +24,6 @@ from webapp.terminal.scrollback import SCROLLBACK, Scrollback
 from webapp.terminal.viewer import PIECE, RESET, WINDOW, Viewer
 
 ENV = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LANG": "C.UTF-8", "PS1": "$ "}
-PATIENCE = 30.0  # seconds, for what takes milliseconds
 
 
 class Window:
@@ -379,7 +379,7 @@ def test_a_window_stalled_for_good_stops_the_others_for_a_moment_only(
         replay = stalled.text.rpartition(RESET)[2].split()[:-1]
         assert replay == [str(n) for n in range(400001 - len(replay), 400001)]
         # And it counts again.
-        assert not stalled.viewer.stalled
+        await until(lambda: not stalled.viewer.stalled)
 
     run(session)
 
@@ -583,18 +583,15 @@ def test_waiting_for_the_first_window() -> None:
 
 
 def test_what_a_command_leaves_running_does_not_hold_up_the_next_one(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "STALL", 3600.0)
+    stays = f"setsid sh -c 'echo it $((40 + 2)) runs; touch {tmp_path}/runs; exec sleep 600'"
 
     async def session(shell: Terminal) -> None:
         window = Window(shell)
-        assert (
-            await sh(
-                shell, "setsid sh -c 'echo it $((40 + 2)) runs; exec sleep 600' & sleep 0.3; exit 3"
-            )
-            == 3
-        )
+        command = f"{stays} & until [ -e {tmp_path}/runs ]; do sleep 0.1; done; exit 3"
+        assert await sh(shell, command) == 3
         await window.shows("it 42 runs")
 
     run(session)
@@ -657,7 +654,7 @@ def test_the_end_leaves_no_process_whatever_it_did_to_stay(
         assert all(map(alive, pids))
         flow.cancel()
         await shell.close()
-        assert [pid for pid in pids if alive(pid)] == []
+        await until(lambda: not any(map(alive, pids)), pids)
 
     run(session)
 
@@ -682,7 +679,9 @@ def test_the_end_takes_no_harm_from_processes_that_end_while_it_looks(
     run(session)
 
 
-def test_the_end_is_a_hangup_first(tmp_path: Path) -> None:
+def test_the_end_is_a_hangup_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "GRACE", PATIENCE)
+
     async def session(shell: Terminal) -> None:
         window = Window(shell)
         flow = sh(
