@@ -13,7 +13,7 @@ from nicegui.events import GenericEventArguments
 from webapp.description import Description
 from webapp.keep.keeper import DISK
 from webapp.keep.panel import StartNotice
-from webapp.panel import ICON
+from webapp.panel import BACK, ICON
 from webapp.panels import add_panels
 from webapp.sessions import Sessions
 from webapp.tabs import Tabs
@@ -122,6 +122,7 @@ class Window:
         self.once.set_visibility(False)
         # The browser's memory outlives our disk.
         self.client.run_javascript("localStorage.setItem('disk', 'read')")
+        self.screen.run_method("focus")
 
     def _disconnect(self) -> None:
         if not self.client.has_socket_connection:
@@ -169,7 +170,9 @@ class Window:
         self.tabs.draw(self.number)
         if self.terminal and (hint := self.sessions.hint):
             self.sessions.hint = ""
-            ui.notify(hint, position="top", timeout=0, close_button="Got it")
+            with self.client:
+                told = ui.notification(hint, position="top", timeout=None, close_button="Got it")
+            told.on("dismiss", js_handler=BACK)
 
     def _new(self) -> None:
         if number := self.sessions.new():

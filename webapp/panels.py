@@ -184,6 +184,6 @@ def token_line(settings: AppSettings, news: TokenNews) -> str:
     since = (
         f"Token: the last new one came {age(news.since)} ago."
         if news.since
-        else "Token: Hermes has none yet."
+        else "Token: Hermes gets its first from the setup."
     )
     return f"{since} {news.trouble}".strip()

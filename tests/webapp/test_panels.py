@@ -8,10 +8,11 @@ import json
 import os
 import re
 import resource
+import sqlite3
 import sys
 import time
 import zipfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -377,13 +378,25 @@ def test_files_can_be_chosen_where_nothing_can_be_dropped(
 # --- Routes ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_routes_panel_tells_why_hermes_does_not_answer(window: Open, stub_hermes: Path) -> None:
+def test_the_routes_panel_tells_why_hermes_does_not_answer(
+    window: Open, stub_hermes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".local").symlink_to(stub_hermes / ".local")
+    (tmp_path / "saved").mkdir()
+    with closing(sqlite3.connect(tmp_path / "saved" / "state.db")) as database:
+        database.execute("CREATE TABLE sessions AS SELECT 'cli' AS source, 1 AS message_count")
+        database.commit()
     with (
         StandIn(feature_disabled=True) as standin,
-        Served(standin.env, stub_hermes, MAX_CONCURRENT_SESSIONS="2") as served,
+        Served(standin.env, tmp_path, MAX_CONCURRENT_SESSIONS="2") as served,
     ):
         page = window(served.url)
         prompt(page)
+        # A conversation that can go on is told, and the terminal then has the keyboard again.
+        told = page.locator(".q-notification")
+        expect(told).to_contain_text("/exit, then `hermes chat --continue`")
+        told.get_by_role("button", name="Got it").click()
+        focused(page)
         line(page, "databricks-claude-opus-4-6 · direct")
         page.keyboard.press("Control+Shift+G")
         routes = dialog(page, "Routes")
@@ -551,7 +564,7 @@ def test_the_tokens_line_tells_trouble_and_never_the_token(env: dict[str, str]) 
     assert env["DATABRICKS_TOKEN"] not in token_line(read_settings(env), TokenNews())
     del env["DATABRICKS_TOKEN"]
     told = token_line(read_settings(env), TokenNews())
-    assert told == "Token: Hermes has none yet."
+    assert told == "Token: Hermes gets its first from the setup."
     news = TokenNews(since=time.time(), trouble="No fresh token (ValueError: why).")
     assert token_line(read_settings(env), news).endswith("ago. No fresh token (ValueError: why).")
 
