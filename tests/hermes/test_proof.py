@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,8 @@ from hermes.learnt import Learnt
 from hermes.proof import Prover
 from hermes.routes import Place
 from hermes.trust import Trust
-from tests.conftest import ROOT
+from tests.hermes.conftest import Runner
 from tests.standin import GPT, LLAMA, OPUS_4_6, OPUS_4_7, SONNET, StandIn
-
-
-def setup(
-    workspace: StandIn, home: Path, *arguments: str, **settings: str
-) -> subprocess.CompletedProcess[str]:
-    workspace.requests.clear()
-    env = workspace.env | {"HOME": str(home), "DEEPWIKI_MCP_URL": "", "EXA_MCP_URL": ""} | settings
-    command = [sys.executable, str(ROOT / "setup_hermes.py"), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def learnt(home: Path) -> dict[str, Any]:
@@ -53,26 +42,26 @@ def learnt(home: Path) -> dict[str, Any]:
     ],
 )
 def test_what_is_refused_is_learnt_once(
-    fault: dict[str, Any], first: int, facts: dict[str, Any], home: Path
+    fault: dict[str, Any], first: int, facts: dict[str, Any], run: Runner, home: Path
 ) -> None:
     with StandIn(**fault) as workspace:
-        done = setup(workspace, home)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "(it answered)" in done.stdout
+        done = run(workspace)
+        assert (done.code, done.err) == (0, "")
+        assert "(it answered)" in done.out
         assert len(workspace.chats()) == first
         assert learnt(home)[OPUS_4_7] == {f"https://{workspace.gateway_host}/openai": facts}
         before = learnt(home)
-        assert setup(workspace, home).returncode == 0
+        assert run(workspace).code == 0
         assert [r.status for r in workspace.chats()] == [200] * 3
         assert learnt(home) == before
         assert workspace.token not in json.dumps(before)
 
 
-def test_a_cap_that_shrinks_is_learnt_again(home: Path) -> None:
+def test_a_cap_that_shrinks_is_learnt_again(run: Runner, home: Path) -> None:
     with StandIn(caps={OPUS_4_7: 25000}) as workspace:
-        assert setup(workspace, home).returncode == 0
+        assert run(workspace).code == 0
         workspace.caps[OPUS_4_7] = 8192
-        assert setup(workspace, home).returncode == 0
+        assert run(workspace).code == 0
         assert (
             learnt(home)[OPUS_4_7][f"https://{workspace.gateway_host}/openai"]["max_tokens"] == 8192
         )
@@ -96,7 +85,7 @@ def test_what_a_place_said_itself_goes_before_what_another_says_of_it() -> None:
     assert prover.serves(Place("https://here.example/c", "m")) is None
 
 
-def test_marks_that_are_refused_everywhere_are_left_out(home: Path) -> None:
+def test_marks_that_are_refused_everywhere_are_left_out(run: Runner, home: Path) -> None:
     """The vendor's rule for other models, on this one."""
     with StandIn(serves={"openai": {"claude-by-another-name", OPUS_4_7}}) as workspace:
         answer = workspace.answer
@@ -110,32 +99,31 @@ def test_marks_that_are_refused_everywhere_are_left_out(home: Path) -> None:
             return answer(call)
 
         workspace.answer = refuse  # type: ignore[method-assign]
-        done = setup(workspace, home, "--check")
-        assert "serves the model (prompts are not cached)" in done.stdout
+        done = run(workspace, "--check")
+        assert "serves the model (prompts are not cached)" in done.out
 
 
 @pytest.mark.parametrize("model", [OPUS_4_7, OPUS_4_6, SONNET, GPT])
-def test_each_family_is_asked_as_it_takes_it(model: str, home: Path) -> None:
+def test_each_family_is_asked_as_it_takes_it(model: str, run: Runner, home: Path) -> None:
     with StandIn() as workspace:
-        done = setup(workspace, home, "--check", HERMES_MODEL=model)
+        done = run(workspace, "--check", HERMES_MODEL=model)
         writes = f"setup writes {model} on https://{workspace.gateway_host}/openai, which answered."
-        assert done.stdout.splitlines()[-1].endswith(writes)
+        assert done.last.endswith(writes)
 
 
-def test_a_model_that_is_of_no_use_to_hermes_gives_way_to_the_fallback(home: Path) -> None:
+def test_a_model_that_is_of_no_use_to_hermes_gives_way_to_the_fallback(
+    run: Runner, home: Path
+) -> None:
     with StandIn() as workspace:
-        done = setup(workspace, home, "--check", HERMES_MODEL=LLAMA)
-        assert done.returncode == 0
+        done = run(workspace, "--check", HERMES_MODEL=LLAMA)
+        assert done.code == 0
         refused = "HTTP 400  refuses what Hermes needs (stream_options): use another model"
-        assert done.stdout.count(refused) == 3
-        assert f"{LLAMA} does not answer: until it does, Hermes uses {OPUS_4_6}" in done.stdout
+        assert done.out.count(refused) == 3
+        assert f"{LLAMA} does not answer: until it does, Hermes uses {OPUS_4_6}" in done.out
         assert len(workspace.chats()) <= 8
 
 
-def test_a_cap_is_shown(home: Path) -> None:
+def test_a_cap_is_shown(run: Runner, home: Path) -> None:
     with StandIn(caps={OPUS_4_7: 25000}) as workspace:
-        assert (
-            "serves the model (25000 output tokens at most)"
-            in setup(workspace, home, "--check").stdout
-        )
+        assert "serves the model (25000 output tokens at most)" in run(workspace, "--check").out
         assert not (home / ".hermes").exists()

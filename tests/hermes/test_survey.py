@@ -23,8 +23,8 @@ from hermes.login import load_settings
 from hermes.report_file import as_issue
 from hermes.rules import RULES
 from hermes.survey import Surveyor, cost_of
-from setup_hermes import main
 from tests.conftest import ROOT
+from tests.hermes.conftest import Enter, Runner
 from tests.standin import GPT, NEW_OPUS_4_7, OPUS_4_7, WORLDS, Call, StandIn
 from tests.standin.reported import options_of, read_report
 from tests.standin.wire import Answer
@@ -36,14 +36,11 @@ Begin = Callable[..., Surveyor]
 
 
 @pytest.fixture
-def begin(home: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+def begin(home: Path, enter: Enter) -> Begin:
     """Proves a model in this process, so that a workspace can be surveyed."""
 
     def go(workspace: StandIn, model: str = OPUS_4_7) -> Surveyor:
-        for name, value in workspace.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-        env = workspace.env | {"HOME": str(home), "HERMES_MODEL": model}
+        env = enter(workspace) | {"HERMES_MODEL": model}
         return Surveyor(prove(load_settings(env), Learnt()))
 
     return go
@@ -248,19 +245,14 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def report(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def report(run: Runner, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs `setup_hermes.py --report` in a folder of its own: exit code, output, errors."""
 
     def go(workspace: StandIn, *arguments: str, typed: str | None = None) -> tuple[int, str, str]:
-        for name, value in workspace.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.stdin", io.StringIO() if typed is None else Terminal(typed))
-        code = main(["--report", *arguments], workspace.env | {"HOME": str(home)})
-        return code, *capsys.readouterr()
+        done = run(workspace, "--report", *arguments)
+        return done.code, done.out, done.err
 
     return go
 
@@ -275,9 +267,10 @@ def test_the_cost_is_said_and_agreed_to_before_anything_is_asked(
         assert re.match(
             rf"This asks {OPUS_4_7}: about \d+0 requests, at most \d+,000 tokens\.\n", out
         )
-        assert report(workspace, typed="")[0] == 0
-        assert report(workspace, typed="n\n")[0] == 0
         assert workspace.chats() == []
+        for typed in ("", "n\n"):
+            assert report(workspace, typed=typed)[0] == 0
+            assert workspace.chats() == []
         assert not (tmp_path / "hermes-report.json").exists()
 
 

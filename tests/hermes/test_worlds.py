@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +11,13 @@ import pytest
 pytest.importorskip("trustme", reason="trustme is missing: the stand-in workspace needs it")
 
 from hermes.choice import SUBSTITUTES
-from setup_hermes import main, refresh_token
+from setup_hermes import refresh_token
+from tests.hermes.conftest import Run, Runner
 from tests.mocked import config_of
 from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
 from tests.standin.worlds import WORLDS
 
 NEW_4_7, NEW_4_6 = "system.ai.claude-opus-4-7", "system.ai.claude-opus-4-6"
-
-
-@dataclass
-class Run:
-    """One run of setup: its exit code, what it printed, and what the workspace saw."""
-
-    code: int
-    out: str
-    err: str
-    asked: list[tuple[str, str, int]]  # each question: path, model, status
-
-    @property
-    def last(self) -> str:
-        """The last line."""
-        return self.out.splitlines()[-1]
-
-
-Runner = Callable[..., Run]
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Runner:
-    """Runs setup in this process, against a workspace, in the home that `home` or `hermes_home` made."""
-
-    def go(workspace: StandIn, *arguments: str, **settings: str) -> Run:
-        env = workspace.env | {"HOME": str(tmp_path / "home"), "DEEPWIKI_MCP_URL": ""}
-        env |= {"EXA_MCP_URL": "", **settings}
-        for name, value in env.items():  # which requests and databricks-sdk read by themselves
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-        workspace.requests.clear()
-        code = main([*arguments], env)
-        asked = [
-            (r.path.removesuffix("/chat/completions"), r.model, r.status) for r in workspace.chats()
-        ]
-        return Run(code, *capsys.readouterr(), asked)
-
-    return go
 
 
 def expected(world: str, workspace: StandIn) -> tuple[str, str, str]:
@@ -393,7 +352,7 @@ def ask(workspace: StandIn, home: Path, question: str, option: str = "-Q") -> st
     command = [str(home / ".local" / "bin" / "hermes"), "chat", option, "-q", question]
     env = workspace.env | {"HOME": str(home)}
     done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=120, check=False
+        command, env=env, capture_output=True, text=True, timeout=300, check=False
     )
     return done.stdout
 
@@ -415,8 +374,11 @@ def test_hermes_answers_through_tools_after_a_rotation_and_without_the_gateway(
 ) -> None:
     with StandIn(cloud=cloud, world=world) as workspace:
         url, model, _ = expected(world, workspace)
+        config = hermes_home / ".hermes" / "config.yaml"
+        config.parent.mkdir()
+        config.write_text("agent: {api_max_retries: 1}\n")  # between them it waits for 20 s
         assert run(workspace).code == 0
-        assert refresh_token(hermes_home / ".hermes" / "config.yaml", workspace.rotate())
+        assert refresh_token(config, workspace.rotate())
         workspace.requests.clear()
         workspace.tool_calls = 3
         assert f"{model} through {url}: first" in ask(workspace, hermes_home, "first")
