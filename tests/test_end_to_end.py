@@ -200,24 +200,9 @@ def test_the_stand_in_wraps_a_command(tmp_path: Path) -> None:
     url = "os.environ['DATABRICKS_HOST'] + '/api/2.0/serving-endpoints'"
     code = f"import requests, os; print(requests.get({url}, timeout=60).status_code)"
     log = tmp_path / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.standin",
-        "--cloud",
-        "gcp",
-        "--serve",
-        "openai=a,b",
-        "--log",
-        str(log),
-        "--",
-    ]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", f"{code}; raise SystemExit(7)"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tests.standin", "--cloud", "gcp", "--serve", "openai=a,b"]
+    command += ["--log", str(log), "--", sys.executable, "-c", f"{code}; raise SystemExit(7)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (7, b"401\n")
     assert '"path": "/api/2.0/serving-endpoints"' in log.read_text()
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import stat
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,17 +91,8 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
     new = merged(old, ours, routes_at(OPENAI, MLFLOW))
     assert old == config
     assert list(new)[: len(old)] == list(old)
-    managed = {
-        "model",
-        "custom_providers",
-        "fallback_providers",
-        "security",
-        "mcp_servers",
-        "providers",
-        "skills",
-    }
-    assert {k: v for k, v in new.items() if k not in managed} == {
-        k: v for k, v in old.items() if k not in managed
+    assert {k: v for k, v in new.items() if k not in KNOWN} == {
+        k: v for k, v in old.items() if k not in KNOWN
     }
     assert [e for e in new["custom_providers"] if not is_ours(e)] == [
         e for e in old.get("custom_providers") or [] if not is_ours(e)
@@ -126,8 +118,6 @@ def test_any_config_keeps_what_is_not_ours(config: dict[str, Any], flow: bool) -
 )
 @settings(max_examples=50, deadline=None)
 def test_a_refresh_of_any_config_changes_our_keys_only(config: dict[str, Any], token: str) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         before = merged(config, settings_for(Path("/home/x")), routes_at(OPENAI, OPENAI))

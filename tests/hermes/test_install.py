@@ -30,15 +30,13 @@ def test_instructions_and_skills_of_coda(
     (checkout / "CLAUDE.md").write_text("# Claude\nrules\n")
     (home / ".claude" / "skills").mkdir(parents=True)
     monkeypatch.setattr(setup_hermes, "__file__", str(checkout / "setup_hermes.py"))
-    assert (
-        main([], env | {"HERMES_PROVE": "false", "TEAM_MEMORY_MCP_URL": "https://memory.example/"})
-        == 0
-    )
+    env["HERMES_PROVE"] = "false"
+    assert main([], env | {"TEAM_MEMORY_MCP_URL": "https://memory.example/"}) == 0
     instructions = home / ".hermes" / "HERMES.md"
     assert instructions.read_text() == "# Hermes Agent on Databricks\nrules\n"
     assert config_of(home)["mcp_servers"] == {"team-memory": {"url": "https://memory.example/mcp"}}
     instructions.write_text("# mine")
-    assert main([], env | {"HERMES_PROVE": "false"}) == 0
+    assert main([], env) == 0
     assert instructions.read_text() == "# mine"
     config = config_of(home)
     assert config["skills"] == {"external_dirs": [str(home / ".claude" / "skills")]}
@@ -63,6 +61,7 @@ def test_a_default_mcp_server_is_there_while_it_answers(env: dict[str, str], hom
 
 
 WHEEL = "hermes-agent @ https://mirror.example/hermes.whl"
+INSTALLS = 'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"'
 
 
 def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -84,10 +83,7 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     ],
 )
 def test_install(package: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = (
-        'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"'
-    )
-    fake_uv(tmp_path, monkeypatch, script)
+    fake_uv(tmp_path, monkeypatch, INSTALLS)
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     assert main([], {"HOME": str(tmp_path), "HERMES_PIP_URL": package}) == 0
     assert (tmp_path / "asked").read_text().strip() == f"tool install --quiet --force {asked}"
@@ -101,32 +97,12 @@ def test_an_install_that_fails_is_exit_1(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_uv(tmp_path, monkeypatch, script)
-    assert (
-        main(
-            [],
-            {
-                "HOME": str(tmp_path),
-                "DATABRICKS_HOST": HOST,
-                "DATABRICKS_TOKEN": TOKEN,
-                "_GATEWAY_RESOLVED": "",
-            },
-        )
-        == 1
-    )
+    given = {"HOME": str(tmp_path), "DATABRICKS_HOST": HOST, "DATABRICKS_TOKEN": TOKEN}
+    given["_GATEWAY_RESOLVED"] = ""
+    assert main([], given) == 1
     assert "could not be installed" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
-    assert (
-        main(
-            [],
-            {
-                "HOME": str(tmp_path),
-                "DATABRICKS_HOST": HOST,
-                "DATABRICKS_TOKEN": TOKEN,
-                "_GATEWAY_RESOLVED": "",
-            },
-        )
-        == 1
-    )
+    assert main([], given) == 1
     assert "uv is missing" in capsys.readouterr().err
 
 
@@ -186,11 +162,7 @@ def test_hermes_is_compiled_once_beside_everything_else(
 
 
 def test_uv_shows_its_progress_to_a_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_uv(
-        tmp_path,
-        monkeypatch,
-        'echo "$@" > "$HOME/asked"; mkdir -p "$UV_TOOL_BIN_DIR"; touch "$UV_TOOL_BIN_DIR/hermes"',
-    )
+    fake_uv(tmp_path, monkeypatch, INSTALLS)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", None)
     assert main([], {"HOME": str(tmp_path)}) == 0
@@ -255,13 +227,8 @@ def test_an_odd_memory_of_what_was_learnt_stops_nothing(
     state.parent.mkdir(parents=True)
     state.write_text(odd)
     assert main([], env | {"HERMES_PROVE": "false"}) == 0
-    assert json.loads(state.read_text()).keys() == {
-        "hosts",
-        "max_tokens",
-        "models",
-        "retired",
-        "files",
-    }
+    expected = {"hosts", "max_tokens", "models", "retired", "files"}
+    assert json.loads(state.read_text()).keys() == expected
 
 
 @pytest.mark.parametrize(
