@@ -376,8 +376,8 @@ def test_a_failed_look_up_and_a_real_refusal_are_told_apart(
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", look_up)
-        assert urls.unreachable("https://no-such-host.invalid", timeout=20) == "DNS: no such host"
-    assert urls.unreachable("https://127.0.0.1:1") == "connection: Connection refused"
+        assert urls.unreachable("https://no-such-host.invalid", timeout=60) == "DNS: no such host"
+    assert urls.unreachable("https://127.0.0.1:1", timeout=60) == "connection: Connection refused"
 
 
 @pytest.mark.fault("hostile host names")
