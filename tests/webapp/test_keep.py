@@ -42,7 +42,6 @@ from webapp.keep.format import TornError
 from webapp.keep.selection import LeftOut
 
 PATH = "/Volumes/main/hermes/state"
-NONE: dict[str, Any] = {"missing": [], "missing_count": 0}  # of a request: all was put back
 
 
 class Place:
@@ -77,7 +76,7 @@ class Place:
 
     def ask(self, home: Path, do: str = "restore", **more: Any) -> dict[str, Any]:
         """What the process that saves answers, as a new one."""
-        request = {"do": do, "history": None, "instance": home.name, "state": "", **NONE} | more
+        request = {"do": do, "history": None, "instance": home.name, "state": ""} | more
         return self.worker(home).answer(request | self.login())
 
     def worker(self, home: Path) -> saver.Worker:
@@ -558,7 +557,7 @@ def test_a_process_started_anew_counts_on(place: Place) -> None:
     for number in range(3):
         worker = place.worker(home)
         ask = {"do": "look" if number else "restore", "history": "", "instance": "i", "state": ""}
-        worker.answer(ask | NONE | place.login())
+        worker.answer(ask | place.login())
         (home / "projects" / "a").write_text(f"{number}")
         place.save(worker.archive)
     assert len(place.volume.names("state-000001-i-")) == 3
@@ -689,23 +688,25 @@ def test_what_was_below_a_file_of_now_is_brought_back_beside_it(place: Place, ki
     assert (aside / "empty").is_dir()
 
 
-@pytest.mark.parametrize(("bound", "most"), [("SHOWN", 9), ("SHOWN", 0), ("ROOM", 0)])
 def test_what_is_missing_outlives_the_process_that_saves(
-    place: Place, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, though an answer names no more than some: it has to fit into a line."""
-    monkeypatch.setattr(saver, bound, most)
+    monkeypatch.setattr(saver, "SHOWN", 2)
     home = place.home()
     (home / "projects" / "a").write_text("a")
     place.save(place.instance(home))
+    long = [[f"projects/{number}{'x' * 2**16}", "a"] for number in range(2)]
+    rewrite(place.volume, lambda index: {"links": long, "files": index["files"]})
     back = place.home()
     (back / "projects" / "a").mkdir()
     opened = place.ask(back)
-    assert (len(opened["missing"]), opened["missing_count"]) == (min(most, 1), 1)
+    assert (len(opened["missing"]), opened["missing_count"]) == (2, 3)
+    assert len(json.dumps(opened)) < 2 * saver.LONGEST_PATH + 2**12
     (back / "projects" / "a").rmdir()
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
-        request = {key: opened[key] for key in ("history", "state", "missing", "missing_count")}
+        request = {key: opened[key] for key in ("history", "state")}
         request |= {"do": "look", "instance": back.name}
         assert "problem" not in worker.answer(request | place.login())
         (back / "projects" / f"b{_}").write_text("b")
@@ -751,7 +752,7 @@ def test_a_run_without_what_was_saved_is_a_history_of_its_own(place: Place) -> N
     name, blank = format.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
-    request = {"do": "look", "history": name, "instance": "i", "state": "", **NONE}
+    request = {"do": "look", "history": name, "instance": "i", "state": ""}
     request |= place.login()
     assert worker.answer(request)["state"] == ""
     for number in range(2 * archive.KEPT):
@@ -774,7 +775,7 @@ def test_a_history_that_is_alone_is_brought_back_without_a_question(place: Place
     name, home = format.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
     worker = place.worker(home)
-    request = {"do": "look", "history": name, "instance": "i", "state": "", **NONE}
+    request = {"do": "look", "history": name, "instance": "i", "state": ""}
     worker.answer(request | place.login())
     worker.answer({"do": "save"} | place.login())
     back = place.home()
@@ -933,13 +934,7 @@ def test_who_may_read_the_volume_is_asked_again_once_the_owner_is_known(place: P
     place.volume.me, place.volume.owner = "the app", "jo@example.com"
     place.volume.grants = {"the app": [("MANAGE", "", "")]}
     worker = saver.Worker(place.home(), PATH, saver.connect, lambda _: None, saver.workspace)
-    request = {
-        "do": "restore",
-        "history": None,
-        "instance": "i",
-        "state": "",
-        **NONE,
-    } | place.login()
+    request = {"do": "restore", "history": None, "instance": "i", "state": ""} | place.login()
     assert worker.answer(request | {"expected_readers": [""]})["exposed"]
     request["do"] = "save"
     assert "exposed" not in worker.answer(request | {"expected_readers": [""]})

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ from webapp.keep.format import (
     write_manifest,
 )
 from webapp.keep.packs import Packs, PackWriter
-from webapp.keep.place import Placer
+from webapp.keep.place import Placer, is_there
 from webapp.keep.redact import empty_our_keys, is_config
 from webapp.keep.scratch import remove_leftovers, scratch_folder
 from webapp.keep.selection import MOST_IN_A_FILE, Entry, LeftOut, changed, walk
@@ -151,16 +150,13 @@ class Archive:
         self._register(files, again=False)
         return self._open(files, put_back)
 
-    def look(
-        self, files: FilesAPI, restored: str = "", missing: Collection[str] | None = ()
-    ) -> Opened:
+    def look(self, files: FilesAPI, restored: str = "") -> Opened:
         """Take the newest whole state for what was saved last, and change no file.
 
         Arguments:
             files: the Files API.
-            restored: the state that was brought back.
-            missing: the paths of it that could not be put back; None where they are too many to
-                be named, which takes all that is not on the disk for missing.
+            restored: the state that was brought back. Where nothing was saved since, what of it is
+                not on the disk stays saved: it may be what could not be put back.
 
         Returns:
             What was found.
@@ -171,9 +167,10 @@ class Archive:
 
         def take(name: str, state: State) -> dict[str, str]:
             self._carried = state.carried
-            for entry in state.tree if name == restored else ():
-                if self._is_gone(entry) if missing is None else entry.path in missing:
-                    self._carried.add(entry)
+            with reading("index"):
+                for entry in state.tree if name == restored else ():
+                    if not is_there(self.home / entry.path, entry):
+                        self._carried.add(entry)
             return {}
 
         self._register(files, again=True)
@@ -263,10 +260,6 @@ class Archive:
             break
         self._spare = opened.older and not opened.saved
         return opened
-
-    def _is_gone(self, entry: Folder | File | Link) -> bool:
-        there = os.path.isfile if isinstance(entry, File) else os.path.lexists
-        return not there(self.home / entry.path)
 
     def _fetch(self, files: FilesAPI, packs: Iterable[str], folder: Path) -> None:
         """Download a state's packs."""

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from webapp.settings import AppSettings
 
 SILENCE = 180.0  # seconds without a sign of life; a request to the volume is given up in less
-LONGEST_LINE = 2**23  # characters of an answer
+LONGEST_LINE = 2**25  # characters of an answer
 CLOUDS = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_")  # what begins so may be a credential
 
 

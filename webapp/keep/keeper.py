@@ -209,8 +209,8 @@ class Keeper:
                 f"Started without what was saved, which stays. This run is saved in {folder};"
                 " the next start asks which to bring back."
             )
-            self._set(phase=Phase.SAVING, problem="", histories=())
-            self._set(beside=True, folder=folder, restored=told)
+            new = {"phase": Phase.SAVING, "beside": True, "folder": folder, "restored": told}
+            self._set(problem="", histories=(), **new)
         self._wake.set()
 
     def choose(self, name: str) -> None:
@@ -282,8 +282,6 @@ class Keeper:
             "history": self._history,
             "instance": self._instance,
             "state": self._state,
-            "missing": [one.path for one in self.status.missing],
-            "missing_count": self.status.missing_count,
             "host": self._config.host,
             "token": bearer(self._config),
             "expected_readers": [self.owner.email, env.get("DATABRICKS_CLIENT_ID", "")],

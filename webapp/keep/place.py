@@ -89,12 +89,10 @@ class Placer:
             raise FileExistsError(errno.EEXIST, "something else is in its place")
 
     def _put_file(self, file: File, full: Path) -> None:
-        if os.path.lexists(full):
-            info = full.lstat()
-            if not stat.S_ISREG(info.st_mode):
-                raise FileExistsError(errno.EEXIST, "something else is in its place")
-            if last_change(full, info) >= file.mtime:
-                return
+        if is_there(full, file):
+            return
+        if os.path.lexists(full) and not stat.S_ISREG(full.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "something else is in its place")
         handle, name = tempfile.mkstemp(dir=self.packs)
         try:
             with open(handle, "wb") as target:
@@ -124,3 +122,11 @@ class Placer:
         with open(self.packs / at.pack, "rb") as source:
             source.seek(at.offset)
             return zlib.decompressobj().decompress(source.read(at.length), BLOCK)
+
+
+def is_there(full: Path, entry: Folder | File | Link) -> bool:
+    """Whether an entry is in a place on the disk; a file, as it was saved or newer."""
+    if not os.path.lexists(full) or not isinstance(entry, File):
+        return os.path.lexists(full)
+    info = full.lstat()
+    return stat.S_ISREG(info.st_mode) and last_change(full, info) >= entry.mtime

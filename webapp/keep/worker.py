@@ -34,7 +34,7 @@ from webapp.keep.format import NewerFormatError, TornError, folder_of
 from webapp.keep.histories import find_histories, recall_choice, record_choice
 
 SHOWN = 1000  # entries of what is left out or missing; more are counted
-ROOM = 2**22  # characters of paths in an answer, which is one line
+LONGEST_PATH = 4096  # characters that are shown: an answer is one line
 PULSE = 2.0  # seconds between two signs of life
 NICE = 10  # a tenth of a core beside a busy program; with 19, a seventieth, no last save gets done
 ASKED = 600.0  # seconds between two questions about who may read the volume
@@ -92,17 +92,14 @@ class Worker:
             record_choice(files, self.volume, chosen, histories)
         self._open(chosen, request)
         opened = self.archive.restore(files)
-        missing = _fitting(opened.missing)
+        first = islice(opened.missing.items(), SHOWN)
+        missing = {str(path)[:LONGEST_PATH]: why for path, why in first}
         count = len(opened.missing)
         return asdict(opened) | {"history": chosen, "missing": missing, "missing_count": count}
 
     def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
         self._open(request["history"], request)
-        missing = request["missing"]
-        if len(missing) < request["missing_count"]:
-            missing = None
-        opened = self.archive.look(files, request["state"], missing)
-        return asdict(opened)
+        return asdict(self.archive.look(files, request["state"]))
 
     def _open(self, history: str, request: dict[str, Any]) -> None:
         folder = folder_of(self.volume, history)
@@ -129,16 +126,6 @@ class Worker:
         if time.monotonic() - self._said > PULSE:
             self._said = time.monotonic()
             self._say({"working": True})
-
-
-def _fitting(missing: dict[str, str]) -> dict[str, str]:
-    """Those of the first that find room in an answer."""
-    fitting, room = dict[str, str](), ROOM
-    for path, reason in islice(missing.items(), SHOWN):
-        if len(json.dumps(path)) <= room:
-            room -= len(json.dumps(path))
-            fitting[path] = reason
-    return fitting
 
 
 def explain(error: BaseException, folder: str) -> str:
