@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hermes.urls import SettingError
-from tests.served import until
+from tests.served import PATIENCE, until
 from webapp.keep import child
 from webapp.keep.child import Child
 from webapp.keep.format import History
@@ -153,7 +153,7 @@ def reach(keeper: Keeper, phase: Phase) -> None:
 def terminal(keeper: Keeper) -> list[str]:
     """What the first terminal says before it opens."""
     said: list[str] = []
-    asyncio.run(asyncio.wait_for(keeper.restored(said.append), 20))
+    asyncio.run(asyncio.wait_for(keeper.restored(said.append), PATIENCE))
     return said
 
 

@@ -129,9 +129,6 @@ class Archive:
 
         A file that is not older on the disk stays as it is there.
 
-        Returns:
-            What was done.
-
         Raises:
             NewerFormatError: where a later version of this app saved here.
             SupersededError: where this instance has tried before, and a newer one saves since.
@@ -158,9 +155,6 @@ class Archive:
             restored: the state that was brought back. Where nothing was saved since, what of it is
                 not on the disk stays saved: it may be what could not be put back.
 
-        Returns:
-            What was found.
-
         Raises:
             SupersededError: where a newer instance saves.
         """
@@ -179,21 +173,13 @@ class Archive:
     def save(self, files: FilesAPI) -> Saved:
         """Save what has changed since the last time, or is gone from the volume.
 
-        Returns:
-            What was done.
-
         Raises:
             SupersededError: where a newer instance saves.
             Exception: whatever the Files API raises; then the states are as they were.
         """
         saved = Saved(datetime.now(UTC).isoformat(timespec="milliseconds"))
-        started, left_out = time.time_ns(), dict[str, LeftOut]()
-
-        def leave_out(one: LeftOut) -> None:
-            left_out[one.path] = one
-
-        entries = []
-        for entry in walk(self.home, leave_out):
+        started, entries, left_out = time.time_ns(), list[Entry](), list[LeftOut]()
+        for entry in walk(self.home, left_out.append):
             entries.append(entry)
             self._tick()
         there = self._check(files)
@@ -204,7 +190,7 @@ class Archive:
         self._packs.forget({n for n, size in self._packs.sizes.items() if there.get(n) != size})
         self._mark_stale(entries)
         writer = PackWriter(self._packs, lambda name, data: self._upload(files, name, data))
-        again = self._read_changed(entries, started, writer, leave_out)
+        again = self._read_changed(entries, started, writer, left_out.append)
         tree = self._as_tree(entries)
         if tree != self._tree or not whole:
             self._write_state(files, tree, saved.saved, there)
@@ -212,7 +198,8 @@ class Archive:
             if not self._spare:
                 self._clean_up(files, there)
         saved.files, saved.size = len(tree.files), sum(file.size for file in tree.files)
-        saved.left_out = sorted(left_out.values(), key=lambda one: one.by_rule)
+        named = {one.path: one for one in left_out}  # a virtual environment is named often
+        saved.left_out = sorted(named.values(), key=lambda one: one.by_rule)
         self._saved, self._last = [] if again else entries, saved
         return saved
 

@@ -19,11 +19,7 @@ CLOUDS = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_")  # what begins so may be a
 
 
 class Child:
-    """`webapp.keep.worker` in a process of its own.
-
-    Arguments:
-        settings: the app's.
-    """
+    """`webapp.keep.worker` in a process of its own."""
 
     def __init__(self, settings: AppSettings) -> None:
         env = {k: v for k, v in settings.shell_env.items() if not k.startswith(CLOUDS)}

@@ -72,11 +72,7 @@ class PackWriter:
         self._size = 0
 
     def add(self, data: bytes) -> str:
-        """Send a block, now or later.
-
-        Returns:
-            Its SHA-256.
-        """
+        """Send a block, now or later; gives its SHA-256."""
         block = hashlib.sha256(data).hexdigest()
         if block not in self._waiting and not self.packs.fresh((block,)):
             self._waiting[block] = zlib.compress(data, 1)

@@ -59,11 +59,7 @@ class KeepPanel:
 
 
 class StartNotice:
-    """What a start waits for that cannot go on by itself, with a button for each way out.
-
-    Arguments:
-        keeper: what saves.
-    """
+    """What a start waits for that cannot go on by itself, with a button for each way out."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper

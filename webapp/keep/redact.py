@@ -23,12 +23,7 @@ LONG = 16  # characters: a key of that length is no word of a text
 
 
 def is_config(home: Path, path: str) -> bool:
-    """Whether a file is Hermes's config, also where the config is a link to it.
-
-    Arguments:
-        home: the home directory.
-        path: the file's, relative to it.
-    """
+    """Whether a file of a home directory is Hermes's config, also where that is a link to it."""
     full, config = (home / path).resolve(), (home / ".hermes" / "config.yaml").resolve()
     with suppress(OSError):
         return full == config or full.samefile(config)  # a hard link
@@ -37,12 +32,6 @@ def is_config(home: Path, path: str) -> bool:
 
 def empty_our_keys(data: bytes) -> bytes:
     """Empty our entries' keys in Hermes's config, wherever they stand; every other byte stays.
-
-    Arguments:
-        data: the file's bytes.
-
-    Returns:
-        The same without these keys.
 
     Raises:
         LeftOutError: where it is not valid YAML, so that nobody can say which keys are ours, or

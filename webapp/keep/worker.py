@@ -129,15 +129,7 @@ class Worker:
 
 
 def explain(error: BaseException, folder: str) -> str:
-    """Why a state could not be written or read, in one line without a token.
-
-    Arguments:
-        error: what was raised.
-        folder: on the volume.
-
-    Returns:
-        The line.
-    """
+    """Why a state of a folder could not be written or read, in one line without a token."""
     said = brief_error(error)[:160]
     cause = error.__cause__ or error
     if isinstance(error, TornError | NewerFormatError):
