@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ LONGEST = 8192  # characters of that block; it has about 200
 
 
 class Description:
-    """What `describe` says of a config, asked again only when a file changed.
+    """What `describe` said last of a config.
 
     Arguments:
         config: Hermes's.
@@ -27,25 +26,16 @@ class Description:
 
     def __init__(self, config: Path) -> None:
         self.text = ""
-        self._config, self._memory = config, config.with_name(f".{config.name}.setup")
-        self._stamps: list[tuple[int, ...]] = []
-        self._reading = False
+        self._config, self._reading = config, False
 
     async def refresh(self) -> None:
-        """Look at the files, in a thread: a file system may take its time."""
-        if self._reading:
-            return
-        self._reading = True
-        try:
-            await asyncio.to_thread(self._read)
-        finally:
-            self._reading = False
-
-    def _read(self) -> None:
-        stamps = [_stamp(self._config), _stamp(self._memory)]
-        if stamps != self._stamps:
-            self._stamps = stamps
-            self.text = describe(self._config)
+        """Ask it again, in a thread and once at a time: a file system may take its time."""
+        if not self._reading:
+            self._reading = True
+            try:
+                self.text = await asyncio.to_thread(describe, self._config)
+            finally:
+                self._reading = False
 
 
 def describe(config: Path) -> str:
@@ -81,12 +71,3 @@ def _read_model(text: str) -> dict[str, str]:
         return {}
     pairs = root.value[0][1].value
     return {key.value: value.value for key, value in pairs if value.tag == "tag:yaml.org,2002:str"}
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells that a file changed; () where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size

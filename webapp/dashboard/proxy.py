@@ -108,7 +108,7 @@ class Dashboard:
         self, running: Running, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         await receive()  # "websocket.connect"
-        if path == CHAT and not self._has_node():
+        if path == CHAT and not shutil.which("node", path=self.settings.shell_env["PATH"]):
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": f"{NO_NODE}\r\n"})
             await send({"type": "websocket.close", "code": 1011, "reason": "no Node.js"})
@@ -127,9 +127,6 @@ class Dashboard:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE):
                     await far.close()
-
-    def _has_node(self) -> bool:
-        return shutil.which("node", path=self.settings.shell_env["PATH"]) is not None
 
 
 async def _http(running: Running, path: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -41,18 +41,18 @@ RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Files:
-    """Serves a folder below `/files/`. No request takes longer than its bytes do.
+    """Serves a folder below `/files/`.
 
     - `GET /files/<file>` gives a file, or the part of it that `Range` asks for.
-    - `PUT /files/<path>?upload=<word>&size=<bytes>&at=<bytes>` puts a piece of a file into the
-      folder `uploads`; with a slash at the path's end it makes a folder. The answer is JSON: the
-      bytes that it `have`s, and once it is whole its `path` there and what is `typed` for it in
-      a shell. `DELETE` with the same query stops it.
-    - `POST /files/<folder>?zip=<word>` packs a folder, and answers how far that is; once it is
-      ready, `GET` with the same query gives it. `DELETE` stops it.
+    - `PUT /files/<path>?upload=<word>&size=<bytes>&at=<offset>` takes a piece of a file for the
+      folder `uploads`; with a slash at the path's end it makes a folder. The answer is JSON:
+      `have`, the bytes that have come; once all have, `path`, the place below `uploads`, and
+      `typed`, the whole path quoted for a shell. `DELETE` with the same query stops it.
+    - `POST /files/<folder>?zip=<word>` begins to pack a folder, and is asked again until the
+      JSON's `ready` is true; `GET` with the same query then gives the zip. `DELETE` stops it.
 
-    A word is random and the same in all requests about one upload or one zip, which may be sent
-    again. Every refusal is one line of text.
+    The word is random, one for each upload or zip. Any request may be sent again. A refusal is
+    one line of text.
 
     Arguments:
         app: the ASGI application for every other path.
@@ -137,7 +137,7 @@ class Files:
 
 
 def check_path(parts: Sequence[str]) -> None:
-    """Refuse a path that does not only go down.
+    """Refuse a path with ".", ".." or a null byte in it.
 
     Raises:
         HTTPException: it is refused, and why.
@@ -174,7 +174,7 @@ def _attachment(request: Request, file: FileIO, name: str, kind: str) -> Respons
     """A file, or a part of it, to keep and not to show."""
     status = os.fstat(file.fileno())
     size = status.st_size
-    # Whatever changes a file changes this time, which nobody can set.
+    # Every change of a file sets its ctime, and no program can set that back.
     tag = f'"{status.st_ino:x}-{status.st_ctime_ns:x}-{size:x}"'
     headers = HEADERS | {
         "accept-ranges": "bytes",

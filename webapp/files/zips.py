@@ -10,7 +10,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -220,7 +219,7 @@ def _add(
     except OSError:
         return False
     large = status.st_size > 1 << 30
-    with closing(file), archive.open(info, "w", force_zip64=large) as entry:
+    with file, archive.open(info, "w", force_zip64=large) as entry:
         for piece in read(file, 0, status.st_size):
             entry.write(piece)
             report(len(piece))
