@@ -175,16 +175,6 @@ class Answer:
     note: str = ""
 
     @property
-    def model(self) -> str:
-        """The name that was asked for."""
-        return self.place.model
-
-    @property
-    def base_url(self) -> str:
-        """Where it was asked for."""
-        return self.place.base_url
-
-    @property
     def answer(self) -> str:
         """The HTTP status for a person."""
         return f"HTTP {self.status}" if self.status else "-"

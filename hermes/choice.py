@@ -14,7 +14,15 @@ from hermes.client import Client
 from hermes.learnt import Learnt
 from hermes.models import Catalog, is_same, names_of
 from hermes.proof import Prover
-from hermes.routes import Place, Routes, default_route, direct_route, own_routes, places
+from hermes.routes import (
+    Place,
+    Routes,
+    default_route,
+    direct_place,
+    direct_route,
+    own_routes,
+    places,
+)
 from hermes.settings import HermesSettings
 from hermes.trust import Trust
 
@@ -58,7 +66,7 @@ class Proof:
     def said_of_wanted(self) -> list[Answer]:
         """What places said of the wanted model, under either of its names."""
         wanted = self.settings.model
-        return [answer for answer in self.answers if is_same(answer.model, wanted)]
+        return [answer for answer in self.answers if is_same(answer.place.model, wanted)]
 
     @property
     def wanted_is_unknown(self) -> bool:
@@ -106,8 +114,7 @@ def unproved(settings: HermesSettings, learnt: Learnt) -> Proof:
     """The defaults, unasked."""
     base_url = default_route(settings.host, settings.gateway)
     fallback = Place(base_url, settings.fallback_model)
-    name = names_of(settings.fallback_model).endpoint
-    last = Place(direct_route(settings.host), name) if name else None
+    last = direct_place(settings.host, settings.fallback_model)
     routes = Routes(Place(base_url, settings.model), fallback, last)
     return Proof(settings, routes, Choice.UNASKED, learnt)
 
@@ -123,8 +130,8 @@ class _Chooser:
         """Find the two models; or another, where neither is there."""
         settings = self.settings
         wanted = self._find(settings.model)
-        if ask_direct:
-            self.direct = self._ask_direct(settings.model)
+        if ask_direct and (place := direct_place(settings.host, settings.model)):
+            self.direct = self.prover.ask(place)
         # The primary's own route goes first: then one provider does for both models.
         fallback = self._find(settings.fallback_model, wanted.base_url if wanted else "")
         if wanted:
@@ -161,7 +168,7 @@ class _Chooser:
         """What a person may set instead, where nothing was chosen: what was not asked for yet."""
         if not self._was_refused():
             return ()
-        tried = {names_of(answer.model) for answer in self.prover.answers}
+        tried = {names_of(answer.place.model) for answer in self.prover.answers}
         url = direct_route(self.settings.host)
         offered = self.catalog.offered(url, services=False, old_names=True)
         return tuple(model for model in offered if names_of(model) not in tried)
@@ -182,8 +189,8 @@ class _Chooser:
 
     def _is_worth_asking(self, place: Place, given: str) -> bool:
         """Whether a place may serve: a service on the workspace's own gateway has to be listed."""
-        mlflow, *_ = own = own_routes(self.settings.host)
-        if not place.is_service or place.base_url not in own:
+        mlflow, native = own_routes(self.settings.host)
+        if not place.is_service or place.base_url not in (mlflow, native):
             return True
         if self.prover.known(place) or self.prover.learnt.served(place):
             return True
@@ -205,10 +212,6 @@ class _Chooser:
 
     def _direct_for(self, after: Place | None) -> Place | None:
         """The last try on direct serving, for the same model; None where it is refused there."""
-        name = names_of(after.model if after else self.settings.fallback_model).endpoint
-        place = Place(direct_route(self.settings.host), name)
-        return place if name and self.prover.serves(place) is not False else None
-
-    def _ask_direct(self, model: str) -> Answer | None:
-        name = names_of(model).endpoint
-        return self.prover.ask(Place(direct_route(self.settings.host), name)) if name else None
+        model = after.model if after else self.settings.fallback_model
+        place = direct_place(self.settings.host, model)
+        return place if place and self.prover.serves(place) is not False else None

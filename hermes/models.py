@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -148,16 +148,14 @@ def read_windows(body: bytes) -> dict[str, int]:
 
 def read_window(description: str) -> int:
     """The window of context that a description names, in tokens; 0 where it names none."""
-    number = r"(\d[\d,.]*)\s*(k|m|million)?\b"
+    number = r"(?<![\d,.])(\d[\d,]*(?:\.\d+)?)\s*(k|m|million)?\b"
     after = rf"context (?:window|length) of (?:up to )?{number}"
     before = rf"{number}[ -]*(?:tokens?)?[ -]*context (?:window|length)"
     for pattern in (after, before):
         if match := re.search(pattern, description, re.IGNORECASE):
-            unit = (match[2] or "").lower()[:1]
-            digits = match[1].rstrip(",.").replace(",", "")
-            if digits.count(".") < 2:
-                size = int(float(digits) * {"": 1, "k": 1_000, "m": 1_000_000}[unit])
-                return size if 1_000 <= size <= 100_000_000 else 0
+            unit = {"": 1, "k": 1_000, "m": 1_000_000}[(match[2] or "")[:1].lower()]
+            size = int(float(match[1].replace(",", "")) * unit)
+            return size if 1_000 <= size <= 100_000_000 else 0
     return 0
 
 
@@ -207,7 +205,7 @@ class Catalog:
     """
 
     host: str
-    get: Get = field(repr=False)
+    get: Get
 
     @cached_property
     def endpoints(self) -> list[str]:

@@ -40,8 +40,8 @@ class Prover:
     @property
     def learnt(self) -> Learnt:
         """What is known now: what was learnt before, and from the answers."""
-        retired = {a.base_url for a in self.answers if a.outcome is Outcome.RETIRED_NAME}
-        serving = {a.base_url for a in self.answers if a.serves and a.place.is_old_name}
+        retired = {a.place.base_url for a in self.answers if a.outcome is Outcome.RETIRED_NAME}
+        serving = {a.place.base_url for a in self.answers if a.serves and a.place.is_old_name}
         return Learnt(self._models, ({*self._before.retired} | retired) - serving)
 
     def ask(self, place: Place) -> Answer:

@@ -31,15 +31,13 @@ def chosen(proof: Proof) -> Iterator[str]:
 def substitution(proof: Proof) -> str:
     """The line that says which other model Hermes gets; "" where it gets the wanted one."""
     model, fallback = proof.settings.model, proof.settings.fallback_model
-    what = f"{model} does not answer: until it does"
-    if proof.choice is Choice.FALLBACK:
-        why = "the fallback"
-    elif proof.choice is Choice.SUBSTITUTE:
+    if proof.choice not in (Choice.FALLBACK, Choice.SUBSTITUTE):
+        return ""
+    what, why = f"{model} does not answer: until it does", "the fallback"
+    if proof.choice is Choice.SUBSTITUTE:
         why = "the best that does"
         if not is_same(model, fallback):
             what = f"Neither {model} nor {fallback} answers: until one does"
-    else:
-        return ""
     instead = f"Hermes uses {proof.routes.primary.model}, {why}."
     return f"{what}, {instead} To choose another model, set HERMES_MODEL."
 
@@ -63,7 +61,7 @@ def problem(proof: Proof) -> str:
         return f"no: nothing that setup can write would answer. {verdict(proof)}"
     place = proof.routes.primary
     writes = f"setup writes {place.model} on {place.base_url}, which answered."
-    wanted = said.model if said else proof.settings.model
+    wanted = said.place.model if said else proof.settings.model
     if proof.wanted_is_unknown and not any(is_same(name, wanted) for name in proof.alike):
         there = f" (this workspace has {', '.join(proof.alike)})." if proof.alike else ""
         return (
@@ -95,7 +93,7 @@ def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
     """
     bases = route_bases(settings)
     rows = [("MODEL", "ROUTE", "ANSWER", "MEANING")]
-    rows += [(a.model, short(a.base_url, bases), a.answer, a.meaning) for a in answers]
+    rows += [(a.place.model, short(a.place.base_url, bases), a.answer, a.meaning) for a in answers]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows]
     return "\n".join([*(f"{name + ':':10} {url}" for name, url in bases.items()), *lines])
@@ -103,11 +101,8 @@ def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
 
 def route_bases(settings: HermesSettings) -> dict[str, str]:
     """Where routes begin: the URLs of the gateway, if any, and of the workspace, by name."""
-    return {
-        name: url
-        for name, url in (("gateway", settings.gateway), ("workspace", settings.host))
-        if url
-    }
+    own = {"workspace": settings.host}
+    return {"gateway": settings.gateway} | own if settings.gateway else own
 
 
 def short(url: str, bases: dict[str, str]) -> str:

@@ -67,6 +67,12 @@ def direct_route(host: str) -> str:
     return f"{host}/serving-endpoints"
 
 
+def direct_place(host: str, model: str) -> Place | None:
+    """A model on direct serving; None where it has no endpoint's name."""
+    name = names_of(model).endpoint
+    return Place(direct_route(host), name) if name else None
+
+
 def default_route(host: str, gateway: str) -> str:
     """The base URL that is written where none was proved."""
     return f"{gateway}/openai" if gateway else direct_route(host)

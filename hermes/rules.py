@@ -74,14 +74,10 @@ class Rule:
         """The refusal as the workspace words it."""
         return self.status, {"error_code": self.code, "message": self.words.format(**differs)}
 
-    @property
-    def pattern(self) -> str:
-        """A regular expression for the message, whatever differs."""
-        return ".+".join(map(re.escape, re.split(r"\{\w+\}", self.words)))
-
     def is_worded(self, message: str) -> bool:
         """Whether a message is in the words of this rule; any is, where these are not known."""
-        return not self.words or re.fullmatch(self.pattern, message) is not None
+        pattern = ".+".join(map(re.escape, re.split(r"\{\w+\}", self.words)))
+        return not self.words or re.fullmatch(pattern, message) is not None
 
 
 def version(model: str) -> Version:

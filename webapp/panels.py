@@ -135,18 +135,18 @@ class _RoutesPanel:
             if self.report:
                 element("p", f"Asked {age(report.time)} ago.")
         with self.answers:
-            for model in dict.fromkeys(answer.model for answer in report.answers):
+            for model in dict.fromkeys(answer.place.model for answer in report.answers):
                 element("h3", model)
                 with ui.element("ul") as answers:
                     answers.props["aria-label"] = model
-                    for answer in (one for one in report.answers if one.model == model):
+                    for answer in (one for one in report.answers if one.place.model == model):
                         with ui.element("li"):
                             self._row(answer, report.bases)
 
     def _row(self, answer: Answer, bases: dict[str, str]) -> None:
         mark, word, kind = MARKS[answer.serves]
         element("span", mark).classes(kind).props("role=img").props["aria-label"] = word
-        element("span", short(answer.base_url, bases))
+        element("span", short(answer.place.base_url, bases))
         element("span", answer.answer).classes("more")
         element("p", answer.meaning)
 

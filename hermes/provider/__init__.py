@@ -126,19 +126,12 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
         message, i = messages[i], i + 1
         answers = list(takewhile(lambda m: m.get("role") == "tool", messages[i:]))
         calls = {call.get("id"): call for call in message.get("tool_calls") or []}
-        if (
-            len(calls) > 1
-            and {answer.get("tool_call_id") for answer in answers} == set(calls)
-            and len(calls) == len(answers)
-        ):
+        ids = [answer.get("tool_call_id") for answer in answers]
+        if len(calls) > 1 and set(ids) == set(calls) and len(ids) == len(calls):
             i += len(answers)
             for n, answer in enumerate(answers):
                 content = " " if n else message.get("content")
-                shaped += [
-                    message
-                    | {"content": content, "tool_calls": [calls[answer.get("tool_call_id")]]},
-                    answer,
-                ]
+                shaped += [message | {"content": content, "tool_calls": [calls[ids[n]]]}, answer]
         else:
             shaped.append(message)
     return shaped
@@ -153,11 +146,9 @@ def _cached(messages: list[Message], where: Any) -> list[Message]:
     for i, message in reversed(list(enumerate(messages))):
         role, content = message.get("role"), message.get("content")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if (
-            left.get(str(role))
-            and parts
-            and parts[-1].get("text", "no text, so nothing empty").strip()
-        ):
+        if not left.get(str(role)) or not parts:
+            continue
+        if parts[-1].get("text", "no text, so nothing empty").strip():
             shaped[i] = message | {"content": [*parts[:-1], parts[-1] | MARK]}
             left[str(role)] -= 1
     return shaped
@@ -230,9 +221,8 @@ def _adapted(
 def _workspace_header(facts: dict[str, Any]) -> dict[str, str]:
     """The header that tells which workspace of a host is meant, as databricks-sdk sends it."""
     known = facts.get("workspace_id")
-    return (
-        {"X-Databricks-Workspace-Id": known} if isinstance(known, str) and known.isdecimal() else {}
-    )
+    named = isinstance(known, str) and known.isdecimal()
+    return {"X-Databricks-Workspace-Id": str(known)} if named else {}
 
 
 def _bundled(providers: Any) -> Any:
