@@ -540,12 +540,12 @@ def test_an_older_instance_whose_process_is_started_anew_stays_the_older(
 ) -> None:
     old, new = place.home(), place.home()
     place.ask(old)
-    assert "problem" not in place.ask(old, "look", history="")  # alone, it goes on
+    assert "problem" not in place.ask(old, "save", history="")  # alone, it goes on
     second = place.instance(new)
     (new / "projects" / "a").write_text("new")
     if cleaned:  # a save of the newer one deletes the marker of the older
         place.save(second)
-    assert place.ask(old, "look", history="")["end"]
+    assert place.ask(old, "save", history="")["end"]
     if not cleaned:
         assert place.ask(old)["end"]
     place.save(second)
@@ -556,10 +556,12 @@ def test_a_process_started_anew_counts_on(place: Place) -> None:
     home = place.home()
     for number in range(3):
         worker = place.worker(home)
-        ask = {"do": "look" if number else "restore", "history": "", "instance": "i", "state": ""}
-        worker.answer(ask | place.login())
+        ask = {"do": "save" if number else "restore", "history": "", "instance": "i", "state": ""}
         (home / "projects" / "a").write_text(f"{number}")
-        place.save(worker.archive)
+        worker.answer(ask | place.login())
+        one = worker.archive
+        worker.answer(ask | {"do": "save"} | place.login())
+        assert worker.archive is one  # it looks once
     assert len(place.volume.names("state-000001-i-")) == 3
     assert tree(place.restored()) == tree(home)
 
@@ -707,10 +709,9 @@ def test_what_is_missing_outlives_the_process_that_saves(
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
         request = {key: opened[key] for key in ("history", "state")}
-        request |= {"do": "look", "instance": back.name}
-        assert "problem" not in worker.answer(request | place.login())
+        request |= {"do": "save", "instance": back.name}
         (back / "projects" / f"b{_}").write_text("b")
-        assert "problem" not in worker.answer({"do": "save"} | place.login())
+        assert "problem" not in worker.answer(request | place.login())
     found = [path.name for path in (place.restored() / "projects").iterdir()]
     assert sorted(found) == ["a", "b0", "b1"]
 
@@ -752,12 +753,10 @@ def test_a_run_without_what_was_saved_is_a_history_of_its_own(place: Place) -> N
     name, blank = format.new_name(), place.home()
     (blank / "projects" / "new").write_text("new")
     worker = place.worker(blank)
-    request = {"do": "look", "history": name, "instance": "i", "state": ""}
-    request |= place.login()
-    assert worker.answer(request)["state"] == ""
+    request = {"do": "save", "history": name, "instance": "i", "state": ""}
     for number in range(2 * archive.KEPT):
         (blank / "projects" / "n").write_text(f"{number}")
-        assert "problem" not in worker.answer({"do": "save"} | place.login())
+        assert "problem" not in worker.answer(request | place.login())
     assert before.items() <= place.volume.files.items()
     asked = place.ask(place.home())
     assert [one.name for one in asked["histories"]] == [name, format.MAIN]
@@ -774,10 +773,7 @@ def test_a_run_without_what_was_saved_is_a_history_of_its_own(place: Place) -> N
 def test_a_history_that_is_alone_is_brought_back_without_a_question(place: Place) -> None:
     name, home = format.new_name(), place.home()
     (home / "projects" / "a").write_text("a")
-    worker = place.worker(home)
-    request = {"do": "look", "history": name, "instance": "i", "state": ""}
-    worker.answer(request | place.login())
-    worker.answer({"do": "save"} | place.login())
+    place.ask(home, "save", history=name)
     back = place.home()
     assert place.ask(back)["history"] == name
     assert (back / "projects" / "a").read_text() == "a"

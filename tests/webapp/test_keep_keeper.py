@@ -32,22 +32,20 @@ SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
 
 
 @pytest.mark.parametrize(
-    ("phase", "caught_up", "stopping", "do"),
+    ("phase", "stopping", "do"),
     [
-        (Phase.OFF, False, False, Do.END),
-        (Phase.RESTORING, False, False, Do.RESTORE),
-        (Phase.RESTORING, False, True, Do.END),
-        (Phase.ASKING, False, False, Do.NOTHING),
-        (Phase.ASKING, False, True, Do.END),
-        (Phase.SAVING, True, False, Do.SAVE),
-        (Phase.SAVING, True, True, Do.SAVE),
-        (Phase.SAVING, False, False, Do.LOOK),
-        (Phase.SAVING, False, True, Do.LOOK),
-        (Phase.ENDED, True, True, Do.END),
+        (Phase.OFF, False, Do.END),
+        (Phase.RESTORING, False, Do.RESTORE),
+        (Phase.RESTORING, True, Do.END),
+        (Phase.ASKING, False, Do.NOTHING),
+        (Phase.ASKING, True, Do.END),
+        (Phase.SAVING, False, Do.SAVE),
+        (Phase.SAVING, True, Do.SAVE),
+        (Phase.ENDED, True, Do.END),
     ],
 )
-def test_what_is_done_next(phase: Phase, caught_up: bool, stopping: bool, do: Do) -> None:
-    assert what_next(phase, caught_up, stopping) is do
+def test_what_is_done_next(phase: Phase, stopping: bool, do: Do) -> None:
+    assert what_next(phase, stopping) is do
 
 
 def test_pauses_grow_while_it_fails() -> None:
@@ -203,7 +201,7 @@ def test_a_start_without_it_ends_what_brings_back_and_is_a_history_of_its_own(
         return OPENED | {"saved": "2026-01-02T03:04:05", "files": 7}
 
     alive = list[bool]()
-    keeper, process = scripted({"problem": "no route"}, meanwhile, OPENED, SAVED)
+    keeper, process = scripted({"problem": "no route"}, meanwhile, SAVED)
     keeper.start()
     (said,) = [line for line in terminal(keeper) if line.startswith("Started")]
     until(lambda: keeper.status.saved, lambda: "it does not save")
@@ -211,11 +209,11 @@ def test_a_start_without_it_ends_what_brings_back_and_is_a_history_of_its_own(
     assert alive == [False]  # nothing comes back into this run
     assert keeper.status.folder.startswith(f"{PATH}/line-")
     assert keeper.status.folder in said
-    look = process.asked[2]
-    assert look["do"] == "look"
-    assert keeper.status.folder == f"{PATH}/{look['history']}"
+    asked = process.asked[2]
+    assert asked["do"] == "save"
+    assert keeper.status.folder == f"{PATH}/{asked['history']}"
     keeper.start_without()  # too late for another one
-    assert keeper.status.folder.endswith(look["history"])
+    assert keeper.status.folder.endswith(asked["history"])
     keeper.stop()
 
 
@@ -243,11 +241,11 @@ def test_a_process_that_ends_has_a_successor_that_knows_what_was_brought_back(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
     opened = OPENED | {"state": "state-1", "missing": {"projects/a": "full"}, "missing_count": 1}
-    keeper, process = scripted(opened, SAVED, RuntimeError("it ended"), OPENED, SAVED)
+    keeper, process = scripted(opened, SAVED, RuntimeError("it ended"), SAVED)
     keeper.start()
-    until(lambda: len(process.asked) > 4, lambda: f"asked: {process.asked}")
-    assert [one["do"] for one in process.asked[:5]] == ["restore", "save", "save", "look", "save"]
-    assert process.asked[3]["state"] == "state-1"
+    until(lambda: len(process.asked) > 3, lambda: f"asked: {process.asked}")
+    assert [one["do"] for one in process.asked[:4]] == ["restore", "save", "save", "save"]
+    assert {one["state"] for one in process.asked[1:]} == {"state-1"}
     assert len({one["instance"] for one in process.asked}) == 1
     keeper.stop()
 

@@ -123,6 +123,7 @@ class Archive:
         self._written: dict[str, int] = {}  # the files of the last state, with sizes in bytes
         self._needs: dict[str, set[str]] = {}  # what a whole state needs, by its name
         self._spare = False  # the states that are there: none of them could be read
+        self.caught_up = False  # whether it knows what was saved last
 
     def restore(self, files: FilesAPI) -> Opened:
         """Bring back the newest whole state; from now on this instance is the newest.
@@ -147,7 +148,7 @@ class Archive:
         self._register(files, again=False)
         return self._open(files, put_back)
 
-    def look(self, files: FilesAPI, restored: str = "") -> Opened:
+    def look(self, files: FilesAPI, restored: str = "") -> None:
         """Take the newest whole state for what was saved last, and change no file.
 
         Arguments:
@@ -168,7 +169,7 @@ class Archive:
             return {}
 
         self._register(files, again=True)
-        return self._open(files, take)
+        self._open(files, take)
 
     def save(self, files: FilesAPI) -> Saved:
         """Save what has changed since the last time, or is gone from the volume.
@@ -246,6 +247,7 @@ class Archive:
             opened.state, opened.saved, opened.files = name, manifest.saved, len(state.tree.files)
             break
         self._spare = opened.older and not opened.saved
+        self.caught_up = True
         return opened
 
     def _fetch(self, files: FilesAPI, packs: Iterable[str], folder: Path) -> None:

@@ -47,24 +47,22 @@ class Do(Enum):
     """What is to be done next."""
 
     RESTORE = "restore"
-    LOOK = "look"  # at what was saved last: a new process does not know it
     SAVE = "save"
     NOTHING = "nothing"  # until a person has chosen
     END = "end"
 
 
-def what_next(phase: Phase, caught_up: bool, stopping: bool) -> Do:
+def what_next(phase: Phase, stopping: bool) -> Do:
     """What is to be done next.
 
     Arguments:
         phase: how far it is.
-        caught_up: whether the process that saves is there, and knows what was saved last.
         stopping: whether the app ends.
     """
     if phase in (Phase.OFF, Phase.ENDED):
         return Do.END
     if phase is Phase.SAVING:
-        return Do.SAVE if caught_up else Do.LOOK
+        return Do.SAVE
     if stopping:
         return Do.END  # what is on the disk is not the user's state: it replaces nothing
     return Do.RESTORE if phase is Phase.RESTORING else Do.NOTHING
@@ -164,7 +162,6 @@ class Keeper:
         self.status = Status(phase, time.monotonic())
         self._config: Any = None
         self._child: Child | None = None
-        self._caught_up = False  # whether that process knows what was saved last
         self._history: str | None = None  # None until it is known
         self._instance = secrets.token_hex(4)  # the id of this run, whichever process saves
         self._state = ""  # the one that was brought back
@@ -241,10 +238,9 @@ class Keeper:
             elif answer := self._try(do):
                 self._learn(do, answer)
                 failures = failures + 1 if self.status.problem else 0
-                if stopping and (failures or do is Do.SAVE):
+                if stopping:
                     break
-                if failures or do is not Do.LOOK:
-                    self._sleep(pause_after(failures, self._every, self.status.phase))
+                self._sleep(pause_after(failures, self._every, self.status.phase))
         if self._child:
             self._child.end()
 
@@ -254,8 +250,7 @@ class Keeper:
         self._wake.clear()
 
     def _next(self) -> Do:
-        caught_up = self._caught_up and self._child is not None and self._child.alive
-        return what_next(self.status.phase, caught_up, self._stopping)
+        return what_next(self.status.phase, self._stopping)
 
     def _set(self, **changes: Any) -> None:
         if changes.get("phase", self.status.phase) is not self.status.phase:
@@ -273,7 +268,7 @@ class Keeper:
     def _ask(self, do: Do) -> dict[str, Any]:
         child = self._child
         if not child or not child.alive:
-            child, self._caught_up = Child(self.settings), False  # it gets ready while we log in
+            child = Child(self.settings)  # it gets ready while we log in
         with self._lock:
             self._child = child
         self._config, env = self._config or self._login(), self.settings.env
@@ -309,16 +304,14 @@ class Keeper:
                     log.warning("Not %s: %s.", what, problem)
             elif do is Do.RESTORE:
                 self._learn_restored(answer)
-            elif do is Do.SAVE:
-                self._learn_saved(answer)
             else:
-                self._caught_up = True
+                self._learn_saved(answer)
 
     def _learn_restored(self, answer: dict[str, Any]) -> None:
         if histories := tuple(History(*one) for one in answer.get("histories", [])):
             self._set(phase=Phase.ASKING, histories=histories)
             return
-        self._history, self._state, self._caught_up = answer["history"], answer["state"], True
+        self._history, self._state = answer["history"], answer["state"]
         missing = tuple(LeftOut(*one) for one in answer["missing"].items())
         count = answer["missing_count"]
         when = _minute(answer["saved"])

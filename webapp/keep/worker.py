@@ -73,7 +73,7 @@ class Worker:
         """
         try:
             files = self._connect(request["host"], request["token"])
-            do = {"restore": self._restore, "look": self._look, "save": self._save}[request["do"]]
+            do = {"restore": self._restore, "save": self._save}[request["do"]]
             return do(files, request) | self._readers(request)
         except SupersededError:
             problem = "a newer instance of this app saves now, this one no longer does"
@@ -97,15 +97,14 @@ class Worker:
         count = len(opened.missing)
         return asdict(opened) | {"history": chosen, "missing": missing, "missing_count": count}
 
-    def _look(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
-        self._open(request["history"], request)
-        return asdict(self.archive.look(files, request["state"]))
-
     def _open(self, history: str, request: dict[str, Any]) -> None:
         folder = folder_of(self.volume, history)
         self.archive = Archive(self.home, folder, self._tick, request["instance"])
 
     def _save(self, files: FilesAPI, request: dict[str, Any]) -> dict[str, Any]:
+        if not self.archive.caught_up:  # this process goes on with another one's work
+            self._open(request["history"], request)
+            self.archive.look(files, request["state"])
         saved = self.archive.save(files)
         left_out = saved.left_out[:SHOWN]
         return asdict(saved) | {"left_out": left_out, "left_out_count": len(saved.left_out)}
