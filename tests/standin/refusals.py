@@ -14,32 +14,12 @@ from tests.standin.models import Body, messages_of
 
 MARKS = 4  # Anthropic's "Prompt caching"
 # What the chat completions API documents: docs.databricks.com, Foundation model REST API reference.
-FIELDS = frozenset(
-    [
-        "model",
-        "messages",
-        "max_tokens",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "top_k",
-        "stop",
-        "n",
-        "tools",
-        "tool_choice",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-        "reasoning_effort",
-        "thinking",
-        "max_completion_tokens",
-        "parallel_tool_calls",
-        "strict",
-        "user",
-        "databricks_options",
-    ]
-)
+_FIELDS = """
+databricks_options logprobs max_completion_tokens max_tokens messages model n parallel_tool_calls
+reasoning_effort response_format stop stream stream_options strict temperature thinking
+tool_choice tools top_k top_logprobs top_p user
+"""
+FIELDS = frozenset(_FIELDS.split())
 NAMES = (*REQUEST_RULES, "missing-model")  # the rules that can be turned off
 Differs = dict[str, Any]  # what stands for the names in braces of a rule's words
 
