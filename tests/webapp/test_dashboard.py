@@ -615,7 +615,7 @@ def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
         browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, rules])
         page = open_page(browser, errors, f"https://{FRONT}/")
         button = page.get_by_role("link", name="Dashboard", exact=True)
-        prompt(page)
+        expect(button).to_be_visible()  # once Hermes is set up
         page.set_viewport_size({"width": 390, "height": 700})
         expect(button).to_be_in_viewport(ratio=1)
         page.set_viewport_size({"width": 1200, "height": 700})
@@ -652,6 +652,7 @@ def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
         model = {"scope": "main", "provider": "custom:databricks-gateway", "model": SONNET}
         assert ask(tab, "POST", "/api/model/set", confirm_expensive_model=True, **model)["ok"]
         line(page, f"{SONNET} · databricks-gateway")
+        prompt(page)
         submit(page, "/exit", PROMPTS)
         run(page, f"hermes chat --resume {session['id']}")
         sees(page, "good morning")

@@ -246,12 +246,6 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         sees(page, "token:here id:none")
         shot(page, "4-shell")
 
-        # Another terminal begins with Hermes again.
-        page.get_by_role("button", name="New terminal").click()
-        prompt(page)
-        assert tabs(page) == ["1", "2"]
-        shot(page, "5-second-terminal")
-
 
 @pytest.mark.slow
 def test_after_a_restart_the_page_says_how_the_conversation_goes_on(

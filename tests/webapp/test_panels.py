@@ -437,14 +437,10 @@ def test_the_routes_panel_tells_why_hermes_does_not_answer(
         expect(page.locator(".q-notification")).to_contain_text("All terminals are in use")
         line(page, OPUS_4_7)
 
-
-def test_a_token_that_is_rejected_is_said(window: Open, stub_hermes: Path) -> None:
-    with StandIn(reject_token=True) as standin, Served(standin.env, stub_hermes) as served:
-        page = window(served.url)
-        prompt(page)
-        page.keyboard.press("Control+Shift+G")
-        expect(dialog(page, "Routes")).to_contain_text("token rejected: Invalid access token.")
-        expect(dialog(page, "Routes").get_by_label("not known")).not_to_have_count(0)
+        standin.reject_token = True
+        routes.get_by_role("button", name="Ask again").click()
+        expect(routes).to_contain_text("token rejected: Invalid access token.")
+        expect(routes.get_by_label("not known")).not_to_have_count(0)
 
 
 def test_the_apps_own_login_asks_and_its_age_is_told(window: Open, stub_hermes: Path) -> None:
