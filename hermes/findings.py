@@ -80,13 +80,9 @@ class Finding:
 
 
 def read_reply(rule: Rule, place: Place, reply: Reply, token: str) -> Said:
-    """Read an answer.
+    """What a place answered to a request that is about a rule; the token is hidden in the words.
 
-    Arguments:
-        rule: which rule was asked for; a list is taken where a JSON object is answered.
-        place: who was asked.
-        reply: what came back.
-        token: is hidden in the words.
+    A chat completion is taken where an answer begins, a list where a JSON object comes.
     """
     answer, words = read_answer(place, reply.status, reply.body, token), as_json(reply.body)
     if rule.is_list:

@@ -43,11 +43,7 @@ def substitution(proof: Proof) -> str:
 
 
 def verdict(proof: Proof) -> str:
-    """Say why the wanted model was proved nowhere, and what to do.
-
-    Returns:
-        One line.
-    """
+    """Why the wanted model was proved nowhere, and what to do, as one line."""
     answer = _decisive(proof.said_of_wanted)
     cure = answer.outcome.value.cure.format(model=proof.settings.model, said=answer.said)
     listed = f" This workspace lists {', '.join(proof.others)}." if proof.others else ""
@@ -83,13 +79,6 @@ def both_names(wanted: str, name: str) -> str:
 def table(settings: HermesSettings, answers: Iterable[Answer]) -> str:
     """The answers as aligned columns: model, route, answer, what it means; two lines above say
     where the routes begin.
-
-    Arguments:
-        settings: checked settings.
-        answers: a proof's.
-
-    Returns:
-        Lines.
     """
     bases = route_bases(settings)
     rows = [("MODEL", "ROUTE", "ANSWER", "MEANING")]

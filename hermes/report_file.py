@@ -50,12 +50,7 @@ _EDGES = "\"'`()[]{}<>,;:.!?*$"
 
 
 def as_issue(survey: Survey, settings: HermesSettings) -> dict[str, Any]:
-    """A survey as JSON.
-
-    Arguments:
-        survey: what was found.
-        settings: whose names are left out wherever they stand.
-    """
+    """A survey as JSON, without the names of the settings wherever they stand."""
     redactor = Redactor(_names_of(settings))
     place = survey.place
     return {
@@ -86,11 +81,7 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Check that nothing but an older report is where a report is to be written.
-
-    Raises:
-        SettingError: where there is.
-    """
+    """Raise SettingError where anything but an older report is where one is to be written."""
     if path.is_symlink() or (path.exists() and not _is_report(path)):
         raise SettingError(
             f"{path.name}: it is not a report; expected none there, or an older report"
