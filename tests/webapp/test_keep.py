@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -1056,6 +1057,28 @@ def test_what_cannot_be_read_stays_as_it_was_saved_last(
     back = place.restored()
     assert {path.name for path in (back / "projects").iterdir()} == {"locked.db"}
     assert (back / ".hermes" / "config.yaml").read_text() == "mine: 1\n"
+
+
+@pytest.mark.fault("disk full")
+def test_on_a_full_disk_all_but_the_databases_is_saved(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = place.home()
+    here = place.instance(home)
+    (home / "projects" / "a").write_text("a")
+    with contextlib.closing(sqlite3.connect(home / "projects" / "b.db")) as database:
+        database.execute("CREATE TABLE t (a)")
+
+    def mkdir(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", mkdir)
+        saved = place.save(here)
+    assert saved.left_out == [LeftOut("projects/b.db", "No space left on device")]
+    assert saved.files == 1
+    assert place.save(here).left_out == []
+    assert tree(place.restored()) == tree(home)
 
 
 def test_a_change_that_looks_like_the_last_one_is_saved_too(

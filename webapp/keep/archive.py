@@ -300,36 +300,36 @@ class Archive:
             Whether some file is to be read again the next time.
         """
         again = False
-        with scratch_folder(self.home) as scratch:
-            for entry in entries:
-                if not stat.S_ISREG(entry.mode) or self._is_known(entry):
-                    continue
-                hot = entry.touched > started - HOT
-                again |= hot
-                self._tick()
-                try:
-                    data = self._read(entry, scratch)
-                except FileNotFoundError:
-                    self._seen.pop(entry.path, None)
-                    continue
-                except (LeftOutError, OSError) as error:  # it stays as it was saved last
-                    leave_out(LeftOut(entry.path, getattr(error, "strerror", None) or str(error)))
-                    again |= isinstance(error, OSError)
-                    continue
-                parts = (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
-                blocks = tuple(writer.add(part) for part in parts)
-                self._seen[entry.path] = _Seen(() if hot else entry.mark, len(data), blocks)
-            writer.flush()
+        for entry in entries:
+            if not stat.S_ISREG(entry.mode) or self._is_known(entry):
+                continue
+            hot = entry.touched > started - HOT
+            again |= hot
+            self._tick()
+            try:
+                data = self._read(entry)
+            except FileNotFoundError:
+                self._seen.pop(entry.path, None)
+                continue
+            except (LeftOutError, OSError) as error:  # it stays as it was saved last
+                leave_out(LeftOut(entry.path, getattr(error, "strerror", None) or str(error)))
+                again |= isinstance(error, OSError)
+                continue
+            parts = (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+            blocks = tuple(writer.add(part) for part in parts)
+            self._seen[entry.path] = _Seen(() if hot else entry.mark, len(data), blocks)
+        writer.flush()
         return again
 
     def _is_known(self, entry: Entry) -> bool:
         seen = self._seen.get(entry.path)
         return bool(seen and seen.mark == entry.mark and self._packs.fresh(seen.blocks))
 
-    def _read(self, entry: Entry, scratch: Path) -> bytes:
+    def _read(self, entry: Entry) -> bytes:
         full = self.home / entry.path
         if is_sqlite(full):
-            return copy_database(full, scratch / "database", MOST_IN_A_FILE)
+            with scratch_folder(self.home) as scratch:
+                return copy_database(full, scratch / "database", MOST_IN_A_FILE)
         for _ in range(3):  # it may be written at this moment
             data = read_whole(full, MOST_IN_A_FILE)
             if not (now := changed(self.home, entry)):
