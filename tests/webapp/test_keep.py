@@ -691,6 +691,49 @@ def test_what_was_below_a_file_of_now_is_brought_back_beside_it(place: Place, ki
     assert (aside / "empty").is_dir()
 
 
+@pytest.mark.parametrize("later", ["older", "newer"])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_was_brought_back_before_stays_beside_what_is_brought_back_now(
+    place: Place, kind: str, later: str
+) -> None:
+    """Twice, what is in a folder finds a file in the folder's place."""
+    texts = {"first": 10**18, "second": 10**18 + (1 if later == "newer" else -1)}
+    here = place.instance(place.home())
+    for text, when in texts.items():
+        data = here.home / "projects" / "data"
+        data.unlink(missing_ok=True)
+        data.mkdir()
+        if kind == "link":
+            (data / "x").symlink_to(text)
+        else:
+            (data / "x").write_text(text)
+            os.utime(data / "x", ns=(when, when))
+        place.save(here)
+        blocked = place.home()
+        (blocked / "projects" / "data").write_text("in the way")
+        place.save(place.instance(blocked))
+        here = Archive(place.home(), PATH)
+        assert here.restore(place.files()).missing == {}
+        place.save(here)
+    folders = (here.home / "projects" / "brought-back").rglob("projects/data")
+    found = [os.readlink(x / "x") if kind == "link" else (x / "x").read_text() for x in folders]
+    assert sorted(found) == ["first", "second"]
+
+
+def test_a_link_whose_place_is_taken_stays_saved(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "x").symlink_to("mine")
+    place.save(place.instance(home))
+    back = place.home()
+    (back / "projects" / "x").symlink_to("elsewhere")
+    here = Archive(back, PATH)
+    assert list(here.restore(place.files()).missing) == ["projects/x"]
+    place.save(here)
+    projects = place.restored() / "projects"
+    assert os.readlink(projects / "x") == "elsewhere"
+    assert os.readlink(projects / "brought-back" / "projects" / "x") == "mine"
+
+
 def test_what_is_missing_outlives_the_process_that_saves(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

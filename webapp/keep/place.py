@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 import zlib
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -42,9 +43,17 @@ class Placer:
             self._try(entry, entry.path)
         for entry in self.state.carried:
             above = {entry.path, *map(str, PurePosixPath(entry.path).parents)}
-            taken = entry.path in folders and not isinstance(entry, Folder)
-            aside = taken or not others.isdisjoint(above)
-            self._try(entry, f"{ASIDE}/{entry.path}" if aside else entry.path)
+            claimed = entry.path in folders and not isinstance(entry, Folder)
+            claimed |= not others.isdisjoint(above)
+            self._try(entry, self._find_place(entry, claimed))
+
+    def _find_place(self, entry: Folder | File | Link, claimed: bool) -> str:
+        """An entry's own place if nothing is there and nothing else claims it, or one aside."""
+        path = entry.path
+        folders = chain([ASIDE], (f"{ASIDE}/{number}" for number in count(2)))
+        while claimed or (os.path.lexists(self.home / path) and not isinstance(entry, Folder)):
+            path, claimed = f"{next(folders)}/{entry.path}", False
+        return path
 
     def _try(self, entry: Folder | File | Link, path: str) -> None:
         try:
@@ -59,14 +68,23 @@ class Placer:
             raise OSError(errno.EPERM, "not a path below the home directory")
         for depth in range(1, len(parts)):
             self._enter("/".join(parts[:depth]))
-        if why := self._rules.forbidden(path, isinstance(entry, Folder)):
+        if why := self._rules.forbidden(entry.path, isinstance(entry, Folder)):
             raise OSError(errno.EPERM, why)
         full = self.home / path
+        if not is_there(full, entry):
+            self._make(entry, full)
+
+    def _make(self, entry: Folder | File | Link, full: Path) -> None:
+        """Make an entry where nothing is, or an older file."""
+        older = isinstance(entry, File) and full.is_file() and not full.is_symlink()
+        if os.path.lexists(full) and not older:
+            raise FileExistsError(errno.EEXIST, "something else is in its place")
         if isinstance(entry, Folder):
-            self._put_folder(entry, full)
+            full.mkdir()
+            full.chmod(entry.mode & 0o777 | 0o700)
         elif isinstance(entry, File):
             self._put_file(entry, full)
-        elif not os.path.lexists(full):
+        else:
             os.symlink(entry.target, full)
 
     def _enter(self, path: str) -> None:
@@ -81,18 +99,7 @@ class Placer:
         full.mkdir(exist_ok=True)
         self._checked.add(path)
 
-    def _put_folder(self, folder: Folder, full: Path) -> None:
-        if not os.path.lexists(full):
-            full.mkdir()
-            full.chmod(folder.mode & 0o777 | 0o700)
-        elif not full.is_dir():
-            raise FileExistsError(errno.EEXIST, "something else is in its place")
-
     def _put_file(self, file: File, full: Path) -> None:
-        if is_there(full, file):
-            return
-        if os.path.lexists(full) and not stat.S_ISREG(full.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "something else is in its place")
         handle, name = tempfile.mkstemp(dir=self.packs)
         try:
             with open(handle, "wb") as target:
@@ -126,7 +133,11 @@ class Placer:
 
 def is_there(full: Path, entry: Folder | File | Link) -> bool:
     """Whether an entry is in a place on the disk; a file, as it was saved or newer."""
-    if not os.path.lexists(full) or not isinstance(entry, File):
-        return os.path.lexists(full)
+    if isinstance(entry, Folder):
+        return os.path.isdir(full)
+    if isinstance(entry, Link):
+        return os.path.islink(full) and os.readlink(full) == entry.target
+    if not os.path.lexists(full):
+        return False
     info = full.lstat()
     return stat.S_ISREG(info.st_mode) and last_change(full, info) >= entry.mtime
