@@ -35,7 +35,7 @@ from tests.standin import StandIn
 from tests.standin.files import Volume
 from tests.webapp.nursery import Nursery, hurry
 from tests.webapp.saving import reach, savers
-from webapp.keep import archive, content, format, histories, packs
+from webapp.keep import archive, child, content, format, histories, packs
 from webapp.keep import selection as kept
 from webapp.keep import worker as saver
 from webapp.keep.archive import Archive, Opened, Saved, SupersededError
@@ -748,7 +748,7 @@ def test_what_is_missing_outlives_the_process_that_saves(
     (back / "projects" / "a").mkdir()
     opened = place.ask(back)
     assert (len(opened["missing"]), opened["missing_count"]) == (2, 3)
-    assert len(json.dumps(opened)) < 2 * saver.LONGEST_PATH + 2**12
+    assert len(json.dumps(opened)) < 2 * saver.LONGEST + 2**12
     (back / "projects" / "a").rmdir()
     for _ in range(2):  # a process that saves is killed: its successor is told what is missing
         worker = place.worker(back)
@@ -758,6 +758,22 @@ def test_what_is_missing_outlives_the_process_that_saves(
         assert "problem" not in worker.answer(request | place.login())
     found = [path.name for path in (place.restored() / "projects").iterdir()]
     assert sorted(found) == ["a", "b0", "b1"]
+
+
+def test_an_answer_to_a_save_fits_into_a_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    escaped = 12  # characters, as JSON has one that is not in the first plane
+    assert saver.SHOWN * 2 * saver.LONGEST * escaped < child.LONGEST_LINE
+    monkeypatch.setattr(saver, "SHOWN", 2)
+    monkeypatch.setattr(saver, "LONGEST", 20)
+    monkeypatch.setattr(kept, "MADE_AGAIN", "a reason" * 100)
+    home = place.home()
+    for number in range(3):
+        (home / "projects" / ("\U0001f600" * 50 + f"{number}.pyc")).touch()
+    answer = place.ask(home, "save", history="")
+    assert (len(answer["left_out"]), answer["left_out_count"]) == (2, 3)
+    assert len(json.dumps(answer)) < 2 * 2 * 20 * escaped
 
 
 def test_packs_are_put_together_but_for_what_nobody_can_send_again(

@@ -27,7 +27,7 @@ from webapp.settings import read_settings
 PATH = "/Volumes/main/hermes/state"
 LOGIN = SimpleNamespace(host="https://h", authenticate=lambda: {"Authorization": "Bearer t"})
 OPENED = {"history": "", "state": "", "saved": "", "older": False, "files": 0}
-OPENED |= {"missing": {}, "missing_count": 0}
+OPENED |= {"missing": [], "missing_count": 0}
 SAVED = {"files": 1, "size": 1, "left_out": [], "left_out_count": 0}
 
 
@@ -159,7 +159,7 @@ def test_no_terminal_opens_before_it_is_known_what_was_saved(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
     opened = OPENED | {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
-    opened |= {"missing": {"projects/a": "No space left on device"}, "missing_count": 7000}
+    opened |= {"missing": [("projects/a", "No space left on device")], "missing_count": 7000}
     keeper, process = scripted({"problem": "no route"}, {"problem": "no route"}, opened, SAVED)
     keeper.start()
     said = terminal(keeper)
@@ -240,7 +240,7 @@ def test_which_history_to_bring_back_is_asked(
 def test_a_process_that_ends_has_a_successor_that_knows_what_was_brought_back(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
-    opened = OPENED | {"state": "state-1", "missing": {"projects/a": "full"}, "missing_count": 1}
+    opened = OPENED | {"state": "state-1", "missing": [("projects/a", "full")], "missing_count": 1}
     keeper, process = scripted(opened, SAVED, RuntimeError("it ended"), SAVED)
     keeper.start()
     until(lambda: len(process.asked) > 3, lambda: f"asked: {process.asked}")

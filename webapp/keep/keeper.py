@@ -312,7 +312,7 @@ class Keeper:
             self._set(phase=Phase.ASKING, histories=histories)
             return
         self._history, self._state = answer["history"], answer["state"]
-        missing = tuple(LeftOut(*one) for one in answer["missing"].items())
+        missing = tuple(LeftOut(*one) for one in answer["missing"])
         count = answer["missing_count"]
         when = _minute(answer["saved"])
         told = [f"Brought back {answer['files']} files, as saved on {when}."] if when else []

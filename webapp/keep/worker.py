@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,10 @@ from hermes.volume import find_readers
 from webapp.keep.archive import Archive, SupersededError
 from webapp.keep.format import NewerFormatError, TornError, folder_of
 from webapp.keep.histories import find_histories, recall_choice, record_choice
+from webapp.keep.selection import LeftOut
 
 SHOWN = 1000  # entries of what is left out or missing; more are counted
-LONGEST_PATH = 4096  # characters that are shown: an answer is one line
+LONGEST = 1024  # characters of a path or a reason that are shown: an answer is one line
 PULSE = 2.0  # seconds between two signs of life
 NICE = 10  # a tenth of a core beside a busy program; with 19, a seventieth, no last save gets done
 ASKED = 600.0  # seconds between two questions about who may read the volume
@@ -92,10 +92,8 @@ class Worker:
             record_choice(files, self.volume, chosen, histories)
         self._open(chosen, request)
         opened = self.archive.restore(files)
-        first = islice(opened.missing.items(), SHOWN)
-        missing = {str(path)[:LONGEST_PATH]: why for path, why in first}
-        count = len(opened.missing)
-        return asdict(opened) | {"history": chosen, "missing": missing, "missing_count": count}
+        missing = [LeftOut(str(path), why) for path, why in opened.missing.items()]
+        return asdict(opened) | {"history": chosen} | _shown("missing", missing)
 
     def _open(self, history: str, request: dict[str, Any]) -> None:
         folder = folder_of(self.volume, history)
@@ -106,8 +104,7 @@ class Worker:
             self._open(request["history"], request)
             self.archive.look(files, request["state"])
         saved = self.archive.save(files)
-        left_out = saved.left_out[:SHOWN]
-        return asdict(saved) | {"left_out": left_out, "left_out_count": len(saved.left_out)}
+        return asdict(saved) | _shown("left_out", saved.left_out)
 
     def _readers(self, request: dict[str, Any]) -> dict[str, Any]:
         """Who else may read the volume, where that is asked for again after a while."""
@@ -125,6 +122,12 @@ class Worker:
         if time.monotonic() - self._said > PULSE:
             self._said = time.monotonic()
             self._say({"working": True})
+
+
+def _shown(name: str, entries: list[LeftOut]) -> dict[str, Any]:
+    """What fits into an answer of some entries, and how many there are."""
+    first = [(path[:LONGEST], why[:LONGEST], rule) for path, why, rule in entries[:SHOWN]]
+    return {name: first, f"{name}_count": len(entries)}
 
 
 def explain(error: BaseException, folder: str) -> str:
