@@ -118,10 +118,9 @@ class Served:
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(f"{request} HTTP/1.1\r\n{head}\r\n{body}".encode())
             answer = b""
-            with suppress(TimeoutError):
-                while chunk := connection.recv(65536):
-                    answer += chunk
-                    connection.settimeout(0.3)
+            # A websocket stays open after its greeting.
+            while b'"sid"' not in answer and (chunk := connection.recv(65536)):
+                answer += chunk
         status, _, rest = answer.decode("utf-8", "replace").partition("\r\n")
         return int(status.split()[1]), rest
 
