@@ -23,6 +23,7 @@ import contextlib
 import copy
 import json
 import re
+import sys
 import threading
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import takewhile
@@ -175,8 +176,10 @@ def _profile(bundled: Any) -> Any:
             """What is merged over the request."""
             messages = seen.__dict__.pop("messages", None)
             body, fields = super().build_api_kwargs_extras(**context)
+            # No argument tells what is asked so far, such as the lower cap of a second attempt.
+            asked = sys._getframe(1).f_locals.get("api_kwargs")  # 0.19.0 and 0.22.2 call it so
             with contextlib.suppress(Exception):  # whatever it is, the chat goes on
-                body, fields = _adapted(body, fields, messages, context)
+                body, fields = _adapted(body, fields, messages, context, asked)
             return body, fields
 
     profile = copy.copy(bundled)
@@ -186,7 +189,7 @@ def _profile(bundled: Any) -> Any:
 
 
 def _adapted(
-    body: dict[str, Any], fields: dict[str, Any], messages: Any, context: dict[str, Any]
+    body: dict[str, Any], fields: dict[str, Any], messages: Any, context: dict[str, Any], asked: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the bundled profile adds to a request, as a Databricks host takes it; for any other host
     as it is.
@@ -197,6 +200,7 @@ def _adapted(
         messages: the conversation; None for a title or a summary, which comes without a session
             too.
         context: the model, the base URL and the session.
+        asked: the request that they are merged over, where it is known; its cap is only lowered.
     """
     model, base_url = str(context.get("model")), str(context.get("base_url"))
     learnt = _learnt()
@@ -208,6 +212,9 @@ def _adapted(
     fields = {key: value for key, value in fields.items() if key != left_out}
     if messages and "session_id" in context:
         fields |= adapt(messages, model, base_url, learnt)
+        cap = asked.get(cap_field(model)) if isinstance(asked, dict) else None
+        if type(cap) is int and cap > 0 and cap_field(model) in fields:
+            fields[cap_field(model)] = min(cap, fields[cap_field(model)])
     headers = _workspace_header(_facts(learnt, model, base_url))
     with contextlib.suppress(Exception):  # Hermes's own key stays then
         keyed = current_headers(base_url).get("extra_headers", headers)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hermes import urls
-from hermes.provider import DOMAINS, adapt, family, is_databricks
+from hermes.provider import DOMAINS, adapt, cap_field, family, is_databricks
 from tests.conftest import ROOT
 
 Body = dict[str, Any]
@@ -338,6 +338,23 @@ def test_a_request_is_adapted_and_what_else_the_profile_does_stays(
     for elsewhere in ("https://example.com", "", None, "http://[", 7):
         theirs = Bundled().build_api_kwargs_extras(effort="high")
         assert request(profile, given, base_url=elsewhere, effort="high") == theirs
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"), [(2000, 2000), (65536, 25000), (None, 25000), ("many", 25000), (0, 25000)]
+)
+@pytest.mark.parametrize("model", [CLAUDE, "gpt-5"])
+def test_a_learnt_cap_only_lowers_what_hermes_asks(
+    plugin: tuple[Any, Path], model: str, asked: Any, sent: int
+) -> None:
+    """What it asks is a local variable of its transport; test_chat.py sees that it still is."""
+    profile, learnt = plugin
+    learnt.write_text(json.dumps({"models": {model: {URL: {"max_tokens": 25000}}}}))
+    profile.prepare_messages([user()])
+    api_kwargs = {cap_field(model): asked, "messages": []}
+    _, fields = profile.build_api_kwargs_extras(model=model, base_url=URL, session_id="s")
+    assert (api_kwargs | fields)[cap_field(model)] == sent
+    assert "max_tokens" not in request(profile, [user()], model=LLAMA)[1]
 
 
 def test_a_small_request_keeps_its_own_messages(plugin: tuple[Any, Path]) -> None:
