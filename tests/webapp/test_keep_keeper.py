@@ -148,9 +148,8 @@ def reach(keeper: Keeper, phase: Phase) -> None:
     until(lambda: keeper.status.phase is phase, lambda: f"it is {keeper.status}")
 
 
-def terminal(keeper: Keeper) -> list[str]:
-    """What the first terminal says before it opens."""
-    said: list[str] = []
+def terminal(keeper: Keeper, said: list[str]) -> list[str]:
+    """What the first terminal says before it opens, in a list that grows."""
     asyncio.run(asyncio.wait_for(keeper.restored(said.append), PATIENCE))
     return said
 
@@ -158,17 +157,22 @@ def terminal(keeper: Keeper) -> list[str]:
 def test_no_terminal_opens_before_it_is_known_what_was_saved(
     scripted: Callable[..., tuple[Keeper, Scripted]],
 ) -> None:
-    opened = OPENED | {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
-    opened |= {"missing": [("projects/a", "No space left on device")], "missing_count": 7000}
+    def opened() -> dict[str, Any]:
+        until(lambda: said, lambda: "the terminal says nothing")
+        missing = [("projects/a", "No space left on device")]
+        found = {"saved": "2026-01-02T03:04:05", "files": 7, "older": True}
+        return OPENED | found | {"missing": missing, "missing_count": 7000}
+
+    said = list[str]()
     keeper, process = scripted({"problem": "no route"}, {"problem": "no route"}, opened, SAVED)
     keeper.start()
-    said = terminal(keeper)
+    terminal(keeper, said)
     assert said == [
         "Not brought back yet: no route. It goes on trying; the button below starts without it.",
         "Brought back 7 files, as saved on 2026-01-02 03:04 UTC. Not brought back: projects/a"
         " (No space left on device) and 6999 more. What is missing stays saved, and is tried again at the next start.",
     ]
-    assert terminal(keeper) == []  # once
+    assert terminal(keeper, []) == []  # once
     until(lambda: keeper.status.saved, lambda: "it does not save")
     assert keeper.status.went_back == "went back to 2026-01-02 03:04 UTC, the last whole state"
     assert [request["do"] for request in process.asked[:4]] == ["restore"] * 3 + ["save"]
@@ -203,7 +207,7 @@ def test_a_start_without_it_ends_what_brings_back_and_is_a_history_of_its_own(
     alive = list[bool]()
     keeper, process = scripted({"problem": "no route"}, meanwhile, SAVED)
     keeper.start()
-    (said,) = [line for line in terminal(keeper) if line.startswith("Started")]
+    (said,) = [line for line in terminal(keeper, []) if line.startswith("Started")]
     until(lambda: keeper.status.saved, lambda: "it does not save")
     assert keeper.status.beside
     assert alive == [False]  # nothing comes back into this run
