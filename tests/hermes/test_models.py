@@ -105,6 +105,7 @@ def test_of_two_names_of_one_model_the_first_stays() -> None:
         ("A 128K-token context length", 128_000),
         ("context window of 0.4M", 400_000),
         ("a context window of 1.2.3K", 0),
+        ("a 1.2.3K context window", 0),
         ("a context window of 3 tokens", 0),
         ("a context window of 9000000M tokens", 0),
         ("a large context window", 0),

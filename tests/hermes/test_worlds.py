@@ -14,7 +14,7 @@ from hermes.choice import SUBSTITUTES
 from setup_hermes import refresh_token
 from tests.hermes.conftest import Run, Runner
 from tests.mocked import config_of
-from tests.standin import OPUS_4_6, OPUS_4_7, StandIn
+from tests.standin import OPUS_4_6, OPUS_4_7, SONNET, StandIn
 from tests.standin.worlds import WORLDS
 
 NEW_4_7, NEW_4_6 = "system.ai.claude-opus-4-7", "system.ai.claude-opus-4-6"
@@ -201,6 +201,15 @@ def test_where_neither_is_there_the_best_that_answers_is_written(
         assert f"Neither {OPUS_4_7} nor {OPUS_4_6} answers: {said}" in done.out
         assert config["model"]["default"] == instead
         assert {e["model"] for e in config["fallback_providers"]} == {instead}
+
+
+def test_the_last_try_on_direct_serving_is_for_the_model_that_stands_in(
+    run: Runner, home: Path
+) -> None:
+    with StandIn(serves={"openai": {SONNET}, "serving-endpoints": {SONNET}}) as workspace:
+        assert run(workspace).code == 0
+    chain = config_of(home)["fallback_providers"]
+    assert chain[-1] == {"provider": "custom:databricks-direct", "model": SONNET}
 
 
 def test_a_stand_in_that_is_listed_but_refused_is_passed_over(run: Runner, home: Path) -> None:
