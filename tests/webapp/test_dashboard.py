@@ -301,6 +301,8 @@ WEBSOCKET = {
         ("GET /hermes/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}),
         ("GET /hermes/api/x", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}),
         ("GET /hermes/api/x", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "document"}),
+        ("GET /hermes/%61pi/x", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}),
+        ("GET /hermes/api%2fx", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}),
         ("POST /hermes/echo", {"Origin": "https://evil.example"}),
         ("POST /hermes/echo", {"Origin": "null"}),
         ("GET /hermes/talk", {**WEBSOCKET, "Origin": "https://evil.example"}),

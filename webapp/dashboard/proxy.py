@@ -7,7 +7,7 @@ import html
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from urllib.parse import unquote_to_bytes, urljoin
+from urllib.parse import unquote, unquote_to_bytes, urljoin
 
 from aiohttp import ClientError, ClientWebSocketResponse, WSMsgType
 from starlette.requests import Request
@@ -85,7 +85,7 @@ class Dashboard:
         if scope["raw_path"] in ENTRIES:
             return RedirectResponse(f"{PREFIX}/")
         site = _header(scope, b"sec-fetch-site")
-        if path.startswith("/api/") and site not in (b"", b"same-origin", b"none"):
+        if unquote(path).startswith("/api/") and site not in (b"", b"same-origin", b"none"):
             return _line(
                 403, "Another site's page may link to the dashboard's pages, not to its API"
             )
@@ -108,7 +108,7 @@ class Dashboard:
         self, running: Running, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         await receive()  # "websocket.connect"
-        if path == CHAT and not shutil.which("node", path=self.settings.shell_env["PATH"]):
+        if unquote(path) == CHAT and not shutil.which("node", path=self.settings.shell_env["PATH"]):
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": f"{NO_NODE}\r\n"})
             await send({"type": "websocket.close", "code": 1011, "reason": "no Node.js"})
