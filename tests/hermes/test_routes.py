@@ -8,7 +8,7 @@ import pytest
 import requests
 import responses
 
-from hermes.routes import places
+from hermes.routes import Place, direct_place, places
 from setup_hermes import main
 from tests.hosts import AZURE_GATEWAY
 from tests.mocked import (
@@ -49,6 +49,11 @@ def test_where_a_model_may_be(model: str, expected: list[tuple[str, str]]) -> No
     assert [(p.base_url, p.model) for p in found] == expected
     without = [p for p in expected if p[0] not in (OPENAI, MLFLOW)]
     assert [(p.base_url, p.model) for p in places(HOST, "", model)] == without
+
+
+def test_a_model_service_has_no_place_on_direct_serving() -> None:
+    assert direct_place(HOST, NEW) == Place(DIRECT, OPUS_4_7)
+    assert direct_place(HOST, "main.ai.m") is None
 
 
 A, B = OPUS_4_7, OPUS_4_6
