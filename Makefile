@@ -54,7 +54,8 @@ demo:
 endif
 
 # On your workspace where DATABRICKS_HOST or a profile says which, else on the stand-in.
-WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
+WITHOUT_WORKSPACE = $(if $(ELSEWHERE),$(error $(firstword $(ELSEWHERE)): it is for make deploy alone; \
+	expected DATABRICKS_CONFIG_PROFILE= or DATABRICKS_HOST=)) [ -n '$(STANDIN_OPTIONS)' ] || \
 	{ [ -z "$$DATABRICKS_HOST$$DATABRICKS_CONFIG_PROFILE" ] && [ ! -f "$$HOME/.databrickscfg" ] && \
 	echo "This is the stand-in, not your workspace:" \
 	"DATABRICKS_HOST or a profile says which is yours."; }
@@ -62,7 +63,10 @@ WITHOUT_WORKSPACE = [ -n '$(STANDIN_OPTIONS)' ] || \
 app: $(DEMO)/.local/bin/hermes
 	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) app.py; else exec $(RUN) app.py; fi
 
-report: ANSWER := $(if $(filter 1,$(YES)),--yes)
+# A flag is 1, or not given.
+flag = $(filter 1,$($1))$(if $(filter-out 1,$($1)),$(error $1: '$($1)' is not valid; expected 1))
+
+report: ANSWER = $(if $(call flag,YES),--yes)
 check report: .venv/ready
 	@mkdir -p $(DEMO)
 	@if $(WITHOUT_WORKSPACE); then exec $(STANDIN) $(RUN) setup_hermes.py --$@ $(ANSWER); \
@@ -70,7 +74,7 @@ check report: .venv/ready
 
 coda: export FOLDER = $(value CODA)
 coda: .venv/ready
-	@$(RUN) patch_coda.py $(if $(filter 1,$(UNDO)),--undo) -- "$$FOLDER"
+	@$(RUN) patch_coda.py $(if $(call flag,UNDO),--undo) -- "$$FOLDER"
 
 # To the app on Databricks: see deploy.py. What is given to make itself goes there as it is: make does
 # not read it, and the shell sees it as a variable's value alone. An APP or a HOST of the environment
@@ -78,6 +82,7 @@ coda: .venv/ready
 GIVEN := APP PROFILE HOST SET VOLUME DRY FORCE
 $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval export DEPLOY_$(name) := $$(value $(name)))))
 unexport $(GIVEN)
+ELSEWHERE = $(strip $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(name))))
 ODD = $(filter-out $(GIVEN) PYTHON STANDIN_OPTIONS,$(foreach name,$(.VARIABLES),\
 	$(if $(filter command,$(origin $(name))),$(name))))
 ASKED = $${DEPLOY_APP+"--app=$$DEPLOY_APP"} $${DEPLOY_PROFILE+"--profile=$$DEPLOY_PROFILE"} \

@@ -38,7 +38,6 @@ def log_in(env: Mapping[str, str], profile: str, host: str) -> WorkspaceClient:
     url = _reach("HOST", host) or _reach("DATABRICKS_HOST", env.get("DATABRICKS_HOST", ""))
     try:
         config = _browser(url) if host else sdk_config(env, read_home(os.environ), timeout=TIMEOUT)
-        return WorkspaceClient(config=config)
     except SettingError as error:
         # It was chosen by PROFILE, or could have been.
         named = not profile and env.get("DATABRICKS_CONFIG_PROFILE")
@@ -47,6 +46,9 @@ def log_in(env: Mapping[str, str], profile: str, host: str) -> WorkspaceClient:
     except ValueError as error:
         why = f"Not logged in ({brief_error(error)})"
         raise DeployError(f"{why}: {LOGINS} DATABRICKS_HOST and DATABRICKS_TOKEN.") from None
+    if not url:
+        _reach("PROFILE" if profile else "DATABRICKS_CONFIG_PROFILE", config.host)
+    return WorkspaceClient(config=config)
 
 
 def _forget_login() -> None:

@@ -162,9 +162,9 @@ def _is_held(target: Target, app: App | None, new: AppResource) -> bool:
     """Whether the app has it in another way: by somebody else's resource, or by an admin's SQL."""
     if app is None:
         return False
-    others = (one for one in app.resources or [] if one.name not in OURS)
-    if any(_gives(one, new) for one in others):
-        return True
+    if giving := [one for one in app.resources or [] if _gives(one, new)]:
+        # What a resource of ours gives goes with it: a model may have another place now.
+        return any(one.name not in OURS for one in giving)
     return bool(_rights(new)) and not _missing(target, app, new)
 
 

@@ -99,7 +99,7 @@ def check_token(token: str) -> None:
     if re.fullmatch(r"""(["']).*\1""", token):
         problem = "it is in quotes (not shown); expected the plain token"
     elif not re.fullmatch("[!-~]*", token):
-        problem = "it holds a space or a control character (not shown); expected one plain token"
+        problem = "it holds more than printable ASCII, or a space (not shown); expected one token"
     elif re.match("https?://", token, re.IGNORECASE):
         problem = "it is a URL (not shown); expected a token"
     if problem:

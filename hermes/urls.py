@@ -289,7 +289,8 @@ def as_json(body: bytes) -> dict[str, Any]:
 
 
 def shown(value: str) -> str:
-    """A setting's value for a message: short, without user info or anything that looks like a
-    token.
+    """A setting's value for a message: short, without user info, a query, which may hold a key, or
+    anything that looks like a token.
     """
-    return repr(re.sub(r"^.*@|(dapi|eyJ)[\w.-]*", "***", value.strip(), flags=re.DOTALL)[:100])
+    hidden = r"^.*@|(dapi|eyJ)[\w.-]*|(?<=\?).*"
+    return repr(re.sub(hidden, "***", value.strip(), flags=re.DOTALL)[:100])

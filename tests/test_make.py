@@ -82,6 +82,30 @@ def test_check_without_a_workspace_says_what_it_is(tmp_path: Path) -> None:
     assert "AI Gateway is not enabled for this workspace" in said
 
 
+@pytest.mark.parametrize(
+    ("target", "given", "said"),
+    [
+        (
+            "check",
+            "PROFILE=work",
+            "PROFILE: it is for make deploy alone; expected DATABRICKS_CONFIG",
+        ),
+        (
+            "report",
+            "HOST=https://x",
+            "HOST: it is for make deploy alone; expected DATABRICKS_CONFIG",
+        ),
+        ("report", "YES=yes", "YES: 'yes' is not valid; expected 1"),
+        ("coda", "UNDO=0", "UNDO: '0' is not valid; expected 1"),
+    ],
+)
+def test_what_a_target_does_not_take_is_refused(target: str, given: str, said: str) -> None:
+    done = subprocess.run([*MAKE, target, given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+
 def test_uv_trusts_what_the_machine_trusts() -> None:
     """A company's network may answer with a certificate of its own."""
     show = [*MAKE, "--eval", "show:; @echo $$UV_SYSTEM_CERTS", "show"]

@@ -93,8 +93,8 @@ def _read_number(env: Mapping[str, str], name: str, default: int, most: int) -> 
 
 def _read_owner(env: Mapping[str, str]) -> str:
     owner = env.get("APP_OWNER", "").strip()
-    if owner and "@" not in owner:
-        raise SettingError(f"APP_OWNER: {owner[:100]!r} is not valid; expected an e-mail address")
+    if owner and owner.count("@") != 1:
+        raise SettingError(f"APP_OWNER: {owner[:100]!r} is not valid; expected one e-mail address")
     return owner
 
 

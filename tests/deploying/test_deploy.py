@@ -676,6 +676,22 @@ def test_what_an_admin_gave_by_sql_is_not_asked_for_again(door: Door, apps: Apps
     assert f"Resources: {AI_MODEL} (EXECUTE) (unchanged)" in out
 
 
+def test_a_model_service_that_takes_another_place_stays_given(
+    door: Door, apps: Apps, workspace: StandIn
+) -> None:
+    other = "system.ai.claude-other"
+    apps.services |= {AI_MODEL, other}
+    workspace.serves = {"ai-gateway/mlflow/v1": {AI_MODEL, other}}
+    door(SET=f"HERMES_MODEL={AI_MODEL} HERMES_FALLBACK_MODEL={other}")
+    code, out, _ = door(SET=f"HERMES_MODEL={other} HERMES_FALLBACK_MODEL={AI_MODEL}")
+    assert (code, "taken away" in out) == (0, False)
+    assert resources(apps) == [
+        service("hermes-model", other),
+        service("hermes-fallback-model", AI_MODEL),
+    ]
+    assert apps.executable() == {AI_MODEL, other}
+
+
 def test_what_is_not_refused_is_given(door: Door, apps: Apps) -> None:
     apps.services.add(AI_MODEL)
     apps.volumes.add("main.default.home")
@@ -1027,11 +1043,12 @@ def test_a_profile_goes_before_the_environment(
     assert "dapi-other" not in {request.token for request in workspace.requests}
 
 
-@pytest.mark.parametrize("name", ["HOST", "DATABRICKS_HOST"])
+@pytest.mark.parametrize("name", ["HOST", "DATABRICKS_HOST", "PROFILE"])
 def test_a_host_that_is_not_there_is_said_at_once(
-    door: Door, name: str, monkeypatch: pytest.MonkeyPatch
+    door: Door, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "https://adb-1.2.azuredatabricks.nett"
+    (tmp_path / ".databrickscfg").write_text(f"[work]\nhost = {url}\ntoken = dapi0\n")
     for variable in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("DATABRICKS_HOST", url)
@@ -1040,10 +1057,12 @@ def test_a_host_that_is_not_there_is_said_at_once(
         "getaddrinfo",
         mock := Mock(side_effect=socket.gaierror(-2, "Name or service not known")),
     )
-    code, out, err = door(**({"HOST": url} if name == "HOST" else {}))
+    code, out, err = door(
+        **{k: v for k, v in {"HOST": url, "PROFILE": "work"}.items() if k == name}
+    )
     said = f"{name}: no connection to {url}: DNS: no such host; expected your workspace's URL"
     assert (code, out, err) == (1, "", f"{said}, and a network that leads there\n")
-    assert mock.call_count == 1
+    assert mock.call_count == 1 or name == "PROFILE"  # there databricks-sdk asks too
 
 
 @responses.activate

@@ -52,6 +52,8 @@ BAD_SETTINGS = [
     {"HERMES_PIP_URL": "https://user:secret@mirror.example/hermes.whl"},
     {"TEAM_MEMORY_MCP_URL": "not a url"},
     {"EXA_MCP_URL": "http://exa.example"},
+    {"EXA_MCP_URL": "htps://exa.example/mcp?exaApiKey=secret"},
+    {"EXA_MCP_URL": "https://exa.example:port/mcp?exaApiKey=secret"},
     {"DATABRICKS_TOKEN": "https://dapi0.example"},
     {"HERMES_MODEL": "dapi0123456789abcdef"},
     {"HERMES_FALLBACK_MODEL": "dapi0123456789abcdef"},

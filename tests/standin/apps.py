@@ -212,6 +212,7 @@ class Apps:
         if not self.knows_instances and any("instances" in name for name in fields):
             return error(400, "INVALID_PARAMETER_VALUE", "Several instances are not available.")
         if self.updated[0] == "SUCCEEDED":
+            self._revoke(app)
             for name in fields:
                 app.pop(name, None)
             app |= {name: given[name] for name in fields if name in given}
@@ -224,6 +225,13 @@ class Apps:
         self._updates[name] = max(0, left - 1)
         state = ("IN_PROGRESS", "Updating the app.") if left else self.updated
         return 200, {"status": dict(zip(("state", "message"), state, strict=True))}
+
+    def _revoke(self, app: dict[str, Any]) -> None:
+        """Take from an app what its resources gave: Databricks may, so what is to stay is given."""
+        for resource in app.get("resources", []):
+            one = resource.get("uc_securable", {})
+            key = (one.get("securable_type", ""), one.get("securable_full_name", ""))
+            self.grants.get(key, {}).pop(PRINCIPAL, None)
 
     def _grant(self, app: dict[str, Any]) -> None:
         """Give an app what its resources say, and what is needed above them."""

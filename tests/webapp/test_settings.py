@@ -30,6 +30,7 @@ from webapp.settings import read_settings
         *[("MAX_CONCURRENT_SESSIONS", value) for value in ("0", "many", "-5", "101", "1e2", "²")],
         ("ENABLE_HERMES", "perhaps"),
         ("APP_OWNER", "me"),
+        ("APP_OWNER", "a@example.com, b@example.com"),
         ("HOME", "/nowhere/at/all"),
     ],
 )
@@ -49,7 +50,7 @@ def test_a_bad_setting_is_one_clear_line_and_exit_2(tmp_path: Path) -> None:
         timeout=PATIENCE,
         check=False,
     )
-    said = "APP_OWNER: 'me' is not valid; expected an e-mail address\n"
+    said = "APP_OWNER: 'me' is not valid; expected one e-mail address\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
