@@ -152,9 +152,13 @@ def test_what_is_the_users_comes_back_byte_for_byte(place: Place) -> None:
     ):
         (hermes / name).parent.mkdir(parents=True, exist_ok=True)
         (hermes / name).write_text(name)
+    with contextlib.closing(sqlite3.connect(projects / "closed.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE t (a)")
     before = tree(home)
     done = place.save(place.instance(home))
     assert done.left_out == []
+    assert tree(home) == before
     back = place.restored()
     assert tree(back) == before
     assert (back / "projects" / "sparse").stat().st_blocks * 512 < 2**20

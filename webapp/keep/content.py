@@ -76,6 +76,8 @@ def copy_database(full: Path, copy: Path, most: int) -> bytes:
     """
     if not all(stat.S_ISREG(beside.st_mode) for beside in side_files(full)):
         raise LeftOutError("a database whose log is not a regular file")
+    if (data := _read_closed(full, most)) is not None:
+        return data
     copy.unlink(missing_ok=True)
     try:
         _back_up(f"{full.as_uri()}?mode=ro", copy)
@@ -88,6 +90,20 @@ def copy_database(full: Path, copy: Path, most: int) -> bytes:
         raise OSError(errno.EIO, f"a database that cannot be copied: {error}") from None
     finally:
         copy.unlink(missing_ok=True)
+
+
+def _read_closed(full: Path, most: int) -> bytes | None:
+    """The bytes of a WAL database that has no log, so that no program has it open; None of another.
+
+    SQLite would make a log in the user's folder to read it, and leave it there.
+    """
+    before = full.lstat()
+    if head(full, 20)[18:] != b"\2\2" or list(side_files(full)):  # sqlite.org/fileformat2.html
+        return None
+    data = read_whole(full, most)
+    after = full.lstat()
+    changed = (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns)
+    return None if changed or list(side_files(full)) else data
 
 
 def _back_up(source: str, copy: Path) -> None:
