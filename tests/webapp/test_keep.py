@@ -295,6 +295,15 @@ def test_our_keys_are_emptied_where_a_link_leads_to_the_config(
     assert back.read_text() == "providers: {databricks-gateway: {api_key: ''}}\n"
 
 
+def test_a_gitconfig_that_is_a_link_comes_back_as_one(place: Place) -> None:
+    home = place.home()
+    (home / "projects" / "gitconfig").write_text("[user]\n\tname = Jo\n")
+    (home / ".gitconfig").symlink_to("projects/gitconfig")
+    before = tree(home)
+    assert place.save(place.instance(home)).left_out == []
+    assert tree(place.restored()) == before
+
+
 def test_only_scratch_folders_of_ours_are_removed(place: Place) -> None:
     home = place.home()
     ours, mine = f".keep-scratch-{'0' * 32}", [".keep-notes", ".keep-projects", ".keep-scratch-x"]

@@ -174,7 +174,7 @@ class _Walker:
             OSError: where it cannot be read.
         """
         full = self.home / path
-        info = full.stat() if path in ROOTS else full.lstat()
+        info = full.stat() if path in (".hermes", "projects") else full.lstat()
         folder = stat.S_ISDIR(info.st_mode)
         if not folder and _is_log(full):
             return None, []
