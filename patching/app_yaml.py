@@ -44,9 +44,11 @@ def add_settings(name: str, text: str, wanted: Mapping[str, str]) -> tuple[str, 
     place = text.find("\n", key.end_mark.index) + 1
     changed = text[:place] + "".join(added) + text[place:]
     new = [{"name": s, "value": yaml.safe_load(v)} for s, v in wanted.items() if s not in present]
-    if yaml.safe_load(changed) != {**config, "env": [*new, *config["env"]]}:
-        return text, ()
-    return changed, added
+    try:
+        as_meant = yaml.safe_load(changed) == {**config, "env": [*new, *config["env"]]}
+    except (yaml.YAMLError, RecursionError):  # the list stands elsewhere, or holds itself
+        as_meant = False
+    return (changed, added) if as_meant else (text, ())
 
 
 def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
@@ -79,7 +81,7 @@ def _find_env(root: yaml.Node | None) -> tuple[yaml.Node | None, yaml.SequenceNo
     return None, None
 
 
-def _names(env: object) -> set[object]:
-    """The names of the settings in an `env` list."""
+def _names(env: object) -> list[object]:
+    """The names of the settings in an `env` list; a name may be anything."""
     entries = env if isinstance(env, list) else []
-    return {entry.get("name") for entry in entries if isinstance(entry, dict)}
+    return [entry.get("name") for entry in entries if isinstance(entry, dict)]
