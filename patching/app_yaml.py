@@ -64,8 +64,10 @@ def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
     stay = []
     for lines in added:
         name = lines.partition("name: ")[2].partition("\n")[0].strip()
-        if text.count(lines) == 1:
-            text = text.replace(lines, "")
+        # Git may have changed the line ends of the file.
+        pattern = "".join(rf"{re.escape(line)}\r?\n" for line in lines.splitlines())
+        if len(re.findall(pattern, text)) == 1:
+            text = re.sub(pattern, "", text)
         elif re.search(rf"^ *- +name: {name}\s*$", text, re.MULTILINE):
             stay.append(name)
     return text, stay

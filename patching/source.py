@@ -160,7 +160,7 @@ def patch(theirs: Module, fix: Module, first: str) -> tuple[Module, Patch]:
         SettingError: where that cannot be done without a change to anything else.
     """
     newline = theirs.newline
-    new = {n.name: re.sub("\r\n|\r|\n", newline, fix.text_of(n)) for n in fix.functions()}
+    new = {n.name: _ended(fix.text_of(n), newline) for n in fix.functions()}
     nodes = {name: node for name in new if (node := theirs.function(name))}
     if first not in nodes:
         raise SettingError(f"{theirs.name}: it has no {first}; expected the utils.py of CODA")
@@ -208,18 +208,25 @@ def _way_back(module: Module, name: str, change: Change) -> Edit | None:
     """What gives one function back; None where it is as it was."""
     node = module.function(name)
     text = module.text_of(node) if node else ""
-    if text.rstrip("\r\n") == change.old.rstrip("\r\n"):
+    if _ended(text, "\n").rstrip("\n") == _ended(change.old, "\n").rstrip("\n"):
         return None
     put_in = Module(f"{name} in the record", change.new).tree
     if node is None or ast.dump(ast.Module([node], [])) != ast.dump(put_in):
         raise SettingError(
             f"{module.name}: {name} was edited since the fix was put in; expected it unedited"
         )
+    same_ends = ("\r\n" in text) == ("\r\n" in change.new)
+    old = change.old if same_ends else _ended(change.old, module.newline)  # git changed the others
     start, end = module.span(node)
-    if not change.old:  # the two empty lines before it came with it
+    if not old:  # the two empty lines before it came with it
         above = "".join(module.lines[max(start - 2, 0) : start])
         start -= 0 if above.strip() else min(start, 2)
-    return Edit(start, end, change.old)
+    return Edit(start, end, old)
+
+
+def _ended(text: str, newline: str) -> str:
+    """A text with other line ends."""
+    return re.sub("\r\n|\r|\n", newline, text)
 
 
 def imports_hermes(module: Module) -> bool:

@@ -312,6 +312,28 @@ def test_taken_out_of_a_clone_with_their_edits_kept(coda: Path, tmp_path: Path) 
     ]  # the one that they changed stays
 
 
+@pytest.mark.parametrize("there", ["true", "input"])
+def test_line_ends_that_git_changed_do_not_count(coda: Path, tmp_path: Path, there: str) -> None:
+    """Put in with the line ends of one system, updated and taken out with those of another."""
+    if there == "input":
+        for name in ("utils.py", "app.yaml"):
+            (coda / name).write_bytes((coda / name).read_bytes().replace(b"\n", b"\r\n"))
+    before = {name: (coda / name).read_bytes() for name in ("utils.py", "app.yaml")}
+    run(coda)
+    commit(coda)
+    for updated in (False, True):
+        clone = tmp_path / f"clone{updated}"
+        shutil.copytree(coda, clone)
+        for name in before:
+            lines = (clone / name).read_bytes().replace(b"\r\n", b"\n")
+            ends = b"\r\n" if there == "true" else b"\n"
+            (clone / name).write_bytes(lines.replace(b"\n", ends))
+        assert not updated or run(clone) == 0
+        assert run(clone, "--undo") == 0
+        for name, old in before.items():
+            assert (clone / name).read_bytes() == old.replace(b"\r\n", b"\n").replace(b"\n", ends)
+
+
 def test_a_newer_version_updates_it(
     coda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
