@@ -15,7 +15,7 @@ import subprocess
 import threading
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPMessage, IncompleteRead
 from pathlib import Path
@@ -423,6 +423,34 @@ def test_what_sends_nothing_is_ended_and_what_nobody_finishes_is_removed(
         while names(root) != {"uploads"}:
             await asyncio.sleep(0.01)
         assert await app.put(key, 5, pieces(b"67890")) == (0, "")
+
+    asyncio.run(asyncio.wait_for(upload(), PATIENCE))
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_request_that_comes_again_while_its_file_is_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    """As where a proxy asks again because the disk is slow."""
+    begun, go, real = threading.Event(), threading.Event(), uploads.first_free
+
+    def slow(name: str, make: Callable[[str], None]) -> str:
+        begun.set()
+        assert go.wait(PATIENCE)
+        return real(name, make)
+
+    monkeypatch.setattr(uploads, "first_free", slow)
+
+    async def upload() -> None:
+        app, body = uploads.Uploads(tmp_path), b"" if is_folder else b"hello"
+        key = uploads.Key("word", ("a",), is_folder, len(body))
+        first = asyncio.create_task(app.put(key, 0, pieces(body)))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        second = asyncio.create_task(app.put(key, 0, pieces(body)))
+        await asyncio.sleep(0)  # until it waits for the first
+        go.set()
+        assert {await first, await second} == {(len(body), "a")}
+        assert names(tmp_path) == {"uploads", "uploads/a"}
 
     asyncio.run(asyncio.wait_for(upload(), PATIENCE))
 

@@ -108,8 +108,10 @@ class Uploads:
         """Write a piece, and finish the file after its last byte; a later request takes over."""
         sender = upload.sender = object()
         end = min(at + PIECE, key.size)
-        if at == 0:
-            async with upload.turn:
+        async with upload.turn:
+            if upload.path or upload.sender is not sender:  # one before it came to its end
+                return
+            if at == 0:
                 await asyncio.to_thread(self._begin, key, upload)
         while chunk := await _next(body):
             async with upload.turn:
