@@ -295,6 +295,18 @@ def test_our_keys_are_emptied_where_a_link_leads_to_the_config(
     assert back.read_text() == "providers: {databricks-gateway: {api_key: ''}}\n"
 
 
+def test_our_keys_are_emptied_in_a_project_that_is_hermes_folder_too(place: Place) -> None:
+    home = place.home()
+    (home / ".hermes").rename(home / "projects" / "mine")
+    (home / ".hermes").symlink_to("projects/mine")
+    text = "providers: {databricks-gateway: {api_key: k}}\n"
+    (home / "projects" / "mine" / "config.yaml").write_text(text)
+    place.save(place.instance(home))
+    back = place.restored()
+    for folder in (".hermes", "projects/mine"):
+        assert (back / folder / "config.yaml").read_text() == text.replace("k}}", "''}}")
+
+
 def test_a_gitconfig_that_is_a_link_comes_back_as_one(place: Place) -> None:
     home = place.home()
     (home / "projects" / "gitconfig").write_text("[user]\n\tname = Jo\n")

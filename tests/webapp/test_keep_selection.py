@@ -25,7 +25,6 @@ from webapp.keep.selection import (
     CACHE,
     CACHE_TAG,
     CREDENTIAL,
-    HERMES_ITSELF,
     IGNORED,
     MADE_AGAIN,
     NOT_KEPT,
@@ -159,15 +158,18 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
-def test_what_hermes_folder_is_a_link_to_is_saved_once_and_without_its_credentials(
-    tmp_path: Path,
+@pytest.mark.parametrize("folder", ["projects/dot/hermes", "projects"])
+def test_what_hermes_folder_is_a_link_to_is_a_project_too_without_credentials(
+    tmp_path: Path, folder: str
 ) -> None:
-    for name in ("mine", "dot/hermes/SOUL.md", "dot/hermes/auth.json", "dot/mine"):
-        write(tmp_path, f"projects/{name}")
-    (tmp_path / ".hermes").symlink_to("projects/dot/hermes")
+    mine = ["SOUL.md", "README.md", ".git/HEAD", "notes/auth.json"]
+    secret = ["auth.json", ".env", "google_token.json", "mcp-tokens", "config.yaml.1.bak"]
+    write(tmp_path / folder, *mine, *(n for n in secret if n != "mcp-tokens"), "mcp-tokens/a.json")
+    (tmp_path / ".hermes").symlink_to(folder)
     saved, left_out = walked(tmp_path)
-    assert saved == [".hermes/SOUL.md", "projects/dot/mine", "projects/mine"]
-    assert left_out == {".hermes/auth.json": CREDENTIAL, "projects/dot/hermes": HERMES_ITSELF}
+    assert sorted(saved) == [".hermes/SOUL.md", *sorted(f"{folder}/{name}" for name in mine)]
+    named = {name: why for name, why in left_out.items() if name.startswith(folder)}
+    assert named == {f"{folder}/{name}": CREDENTIAL for name in secret}
 
 
 # --- What hangs or fills the memory ------------------------------------------

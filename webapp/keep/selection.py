@@ -40,6 +40,12 @@ CREDENTIALS = """
 """
 # At the top of ~/.hermes alone: below it, a file of such a name may be the user's work.
 HERMES_CREDENTIALS = "/auth.json /credentials.json /token.json /*_token.json /*_tokens.json"
+# More that has credentials, for a project that ~/.hermes is a link to: ~/.hermes itself keeps none.
+LINKED_CREDENTIALS = f"""{HERMES_CREDENTIALS}
+/auth.json* /*_client_secret.json /.*_oauth.json /config.yaml*.bak* /mcp-tokens/ /pairing/ /cache/
+/platforms/ /profiles/ /whatsapp/ /backups/ /state-snapshots/ /hindsight/ /mem0.json /honcho.json
+/supermemory.json
+"""
 # The scripts of a virtual environment that name no place of their own.
 ACTIVATE = re.compile(
     r"[Aa]ctivate(\.(csh|fish|nu|bat|ps1))?|activate_this\.py|deactivate\.(bat|nu)|pydoc\.bat"
@@ -57,7 +63,6 @@ IGNORED = "named in .keepignore"
 NOT_KEPT = "not kept of ~/.hermes"
 PARTS = "the virtual environment's own parts: can be made again"
 CACHE = "a cache (CACHEDIR.TAG)"
-HERMES_ITSELF = "~/.hermes is a link to it, and is saved itself"
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class _Walker:
         self._own = Ignore(ENVIRONMENT.split())
         self._environments: list[str] = []  # virtual ones, by path
         self._hermes: os.stat_result | None = None  # what ~/.hermes is, or leads to
+        self._linked: str | None = None  # where it leads to, once that was seen
+        self._linked_credentials = Ignore(LINKED_CREDENTIALS.split())
         self._size = 0  # of all files so far
 
     def look(self, path: str) -> tuple[Entry | None, list[str]]:
@@ -180,8 +187,10 @@ class _Walker:
             return None, []
         if path == ".hermes":
             self._hermes = info
+        elif self._hermes and os.path.samestat(info, self._hermes):
+            self._linked = path
         names = os.listdir(full) if folder else []
-        if skipped := self._skipped(path, info, names):
+        if skipped := self._skipped(path, folder, names):
             self.leave_out(skipped)
             return None, []
         if not folder:
@@ -192,11 +201,11 @@ class _Walker:
         ordered = sorted(names, key=lambda name: (name == "objects", name), reverse=True)
         return Entry(path, info.st_mode, 0, info.st_mtime_ns), [f"{path}/{n}" for n in ordered]
 
-    def _skipped(self, path: str, info: os.stat_result, names: list[str]) -> LeftOut | None:
+    def _skipped(self, path: str, folder: bool, names: list[str]) -> LeftOut | None:
         """What is left out by rule, if it is."""
-        folder = stat.S_ISDIR(info.st_mode)
-        if path not in ROOTS and self._hermes and os.path.samestat(info, self._hermes):
-            return LeftOut(path, HERMES_ITSELF, by_rule=True)
+        parent, _, name = path.rpartition("/")
+        if parent == self._linked and self._linked_credentials(name, folder):
+            return LeftOut(path, CREDENTIAL, by_rule=True)
         if why := self._rules.why_not(path, folder):
             return LeftOut(path, why, by_rule=True)
         for root in self._environments:
