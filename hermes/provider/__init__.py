@@ -115,7 +115,11 @@ def _not_empty(content: Any) -> Any:
     """Content without the parts that are empty text."""
     if not isinstance(content, list):
         return content
-    return [part for part in content if part and (part.get("type") != "text" or part.get("text"))]
+    return [part for part in content if part and not _is_empty_text(part)]
+
+
+def _is_empty_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and not part.get("text")
 
 
 def _one_call_each(messages: list[Message]) -> list[Message]:
@@ -147,10 +151,12 @@ def _cached(messages: list[Message], where: Any) -> list[Message]:
     for i, message in reversed(list(enumerate(messages))):
         role, content = message.get("role"), message.get("content")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not left.get(str(role)) or not parts:
+        if not left.get(str(role)) or not parts or not isinstance(parts, list):
             continue
-        if parts[-1].get("text", "no text, so nothing empty").strip():
-            shaped[i] = message | {"content": [*parts[:-1], parts[-1] | MARK]}
+        last = parts[-1]
+        text = last.get("text", "no text, so nothing empty") if isinstance(last, dict) else None
+        if isinstance(text, str) and text.strip():
+            shaped[i] = message | {"content": [*parts[:-1], last | MARK]}
             left[str(role)] -= 1
     return shaped
 
@@ -211,10 +217,9 @@ def _adapted(
     left_out = "reasoning_effort" if "claude" in model.lower() else ""
     fields = {key: value for key, value in fields.items() if key != left_out}
     if messages and "session_id" in context:
-        fields |= adapt(messages, model, base_url, learnt)
-        cap = asked.get(cap_field(model)) if isinstance(asked, dict) else None
-        if type(cap) is int and cap > 0 and cap_field(model) in fields:
-            fields[cap_field(model)] = min(cap, fields[cap_field(model)])
+        with contextlib.suppress(Exception):  # what it cannot read goes as it is
+            shaped = adapt(messages, model, base_url, learnt)
+            fields |= _lowered(shaped, cap_field(model), asked)
     headers = _workspace_header(_facts(learnt, model, base_url))
     with contextlib.suppress(Exception):  # Hermes's own key stays then
         keyed = current_headers(base_url).get("extra_headers", headers)
@@ -223,6 +228,14 @@ def _adapted(
     fields |= {"extra_headers": headers} if headers else {}
     ollamas = ("think", "options")
     return {key: value for key, value in body.items() if key not in ollamas}, fields
+
+
+def _lowered(shaped: dict[str, Any], field: str, asked: Any) -> dict[str, Any]:
+    """A request's fields, with a cap no higher than the one that is asked so far."""
+    cap = asked.get(field) if isinstance(asked, dict) else None
+    if field in shaped and type(cap) is int and cap > 0:
+        return shaped | {field: min(cap, shaped[field])}
+    return shaped
 
 
 def _workspace_header(facts: dict[str, Any]) -> dict[str, str]:

@@ -461,6 +461,30 @@ def test_nothing_odd_raises_into_a_chat_or_changes_its_history(
     assert given == before
 
 
+@pytest.mark.parametrize(
+    "content", [["hi"], [None], [7], 7, {"a": 1}, [{"type": "text", "text": None}], [{"text": 7}]]
+)
+@pytest.mark.parametrize("model", [CLAUDE, GPT])
+def test_an_odd_message_goes_as_it_is_and_the_others_are_adapted(
+    content: Any, model: str, plugin: tuple[Any, Path]
+) -> None:
+    profile, learnt = plugin
+    learnt.write_text(json.dumps({"models": {model: {URL: {"max_tokens": 9}}}}))
+    given = [user(), user(content), called("a", content=["hi"]), tool("a", name="x")]
+    fields = request(profile, given, model=model)[1]
+    hello = user(marked("hello")) if model == CLAUDE else user()
+    assert fields["messages"] == [hello, given[1], given[2], tool("a")]
+    assert fields["max_tokens"] == 9
+
+
+def test_what_cannot_be_read_at_all_still_carries_the_headers(plugin: tuple[Any, Path]) -> None:
+    profile, learnt = plugin
+    learnt.write_text(json.dumps({"models": {GPT: {URL: {"workspace_id": "123"}}}}))
+    fields = request(profile, [{**called("a"), "tool_calls": 7}], model=GPT)[1]
+    assert "messages" not in fields
+    assert fields["extra_headers"] == {"X-Databricks-Workspace-Id": "123"}
+
+
 def test_any_conversation_comes_through(plugin: tuple[Any, Path]) -> None:
     pytest.importorskip("hypothesis", reason="hypothesis is missing: it makes the conversations up")
     from hypothesis import given, settings
