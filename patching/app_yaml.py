@@ -44,11 +44,9 @@ def add_settings(name: str, text: str, wanted: Mapping[str, str]) -> tuple[str, 
     place = text.find("\n", key.end_mark.index) + 1
     changed = text[:place] + "".join(added) + text[place:]
     new = [{"name": s, "value": yaml.safe_load(v)} for s, v in wanted.items() if s not in present]
-    try:
-        as_meant = yaml.safe_load(changed) == {**config, "env": [*new, *config["env"]]}
-    except (yaml.YAMLError, RecursionError):  # the list stands elsewhere, or holds itself
-        as_meant = False
-    return (changed, added) if as_meant else (text, ())
+    if not _reads_as(changed, {**config, "env": [*new, *config["env"]]}):
+        return text, ()
+    return changed, added
 
 
 def take_out(text: str, added: Iterable[str]) -> tuple[str, list[str]]:
@@ -81,6 +79,13 @@ def _find_env(root: yaml.Node | None) -> tuple[yaml.Node | None, yaml.SequenceNo
         if key.value == "env" and is_list and isinstance(value.value[0], yaml.MappingNode):
             return key, value
     return None, None
+
+
+def _reads_as(text: str, expected: object) -> bool:
+    try:
+        return bool(yaml.safe_load(text) == expected)
+    except (yaml.YAMLError, RecursionError):  # the list stands elsewhere, or holds itself
+        return False
 
 
 def _names(env: object) -> list[object]:
