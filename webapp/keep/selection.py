@@ -185,10 +185,7 @@ class _Walker:
         folder = stat.S_ISDIR(info.st_mode)
         if not folder and _is_log(full):
             return None, []
-        if path == ".hermes":
-            self._hermes = info
-        elif self._hermes and os.path.samestat(info, self._hermes):
-            self._linked = path
+        self._find_hermes(path, info)
         names = os.listdir(full) if folder else []
         if skipped := self._skipped(path, folder, names):
             self.leave_out(skipped)
@@ -200,6 +197,13 @@ class _Walker:
         # Git's objects come last: a commit made meanwhile then has them, or is not there.
         ordered = sorted(names, key=lambda name: (name == "objects", name), reverse=True)
         return Entry(path, info.st_mode, 0, info.st_mtime_ns), [f"{path}/{n}" for n in ordered]
+
+    def _find_hermes(self, path: str, info: os.stat_result) -> None:
+        """Learn what ~/.hermes is, and where it leads to."""
+        if path == ".hermes":
+            self._hermes = info
+        elif self._hermes and os.path.samestat(info, self._hermes):
+            self._linked = path
 
     def _skipped(self, path: str, folder: bool, names: list[str]) -> LeftOut | None:
         """What is left out by rule, if it is."""
