@@ -161,7 +161,7 @@ def test_stream_options_cannot_be_left_out(workspace: StandIn, hermes_home: Path
 def test_hermes_lowers_its_own_cap_where_the_context_has_no_room(
     workspace: StandIn, hermes_home: Path
 ) -> None:
-    """The user's cap is below the endpoint's, and what is left of the context below the user's."""
+    """What is left of the context is less than the endpoint's cap: its second attempt asks for that."""
     base_url, decide, caps = url(workspace, "serving-endpoints"), workspace.answer, list[int]()
     full = (
         "max_tokens: {} > 9000. context_window: 200000 - input_tokens: 191000"
@@ -177,11 +177,9 @@ def test_hermes_lowers_its_own_cap_where_the_context_has_no_room(
 
     workspace.answer = answer  # type: ignore[method-assign]
     configure(hermes_home, base_url, workspace.token, OPUS_4_6)
-    config = hermes_home / ".hermes" / "config.yaml"
-    config.write_text(config.read_text().replace("model:\n", "model:\n  max_tokens: 20000\n", 1))
     plug_in(hermes_home, {"models": {OPUS_4_6: {base_url: {"max_tokens": 25000}}}})
     assert f"{OPUS_4_6} through {base_url}: hello" in ask(workspace, hermes_home, "hello")
-    assert caps[0] == 20000
+    assert caps[0] == 25000
     assert caps[-1] <= 9000
 
 
