@@ -57,6 +57,8 @@ class AppSettings:
         env = self.setup_env
         # prompt_toolkit does not wait for the cursor's position as long as the network takes.
         env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        # Hermes waits 0.1 s for the background's colour, and would take a later answer for typed.
+        env["COLORFGBG"] = "15;0"
         env["PATH"] = os.pathsep.join(
             [str(self.home / ".local" / "bin"), env.get("PATH", os.defpath)]
         )

@@ -1052,6 +1052,7 @@ def test_a_host_that_is_not_there_is_said_at_once(
     for variable in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("DATABRICKS_HOST", url)
+    monkeypatch.setattr(deploying.login, "TIMEOUT", 1)
     monkeypatch.setattr(
         socket,
         "getaddrinfo",

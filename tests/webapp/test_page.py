@@ -201,6 +201,13 @@ def held(served: Served, program: str) -> Iterator[None]:
     os.kill(number, signal.SIGCONT)
 
 
+COUNT_QUERIES = """() => {
+  const page = Object.values(mounted_app.$refs).find(r => r?.terminal);
+  window.queries = 0;
+  page.terminal.parser.registerOscHandler(11, () => { window.queries += 1; return false; });
+}"""
+
+
 def test_setup_shows_and_hermes_answers_through_the_gateway(
     window: Open, installed_hermes: Path
 ) -> None:
@@ -208,6 +215,7 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
         with held(served, "setup_hermes"):
             page = window(served.url)
             line(page, "Hermes is being set up")
+            page.evaluate(COUNT_QUERIES)
         sees(page, "Hermes:")
         shot(page, "1-setup")
         standin.latency = 0.0
@@ -219,6 +227,7 @@ def test_setup_shows_and_hermes_answers_through_the_gateway(
             "good morning",
             f"{OPUS_4_7} through https://{standin.gateway_host}/openai: good morning",
         )
+        assert page.evaluate("queries") == 0  # an answer that comes late would be typed text
         shot(page, "2-chat")
         asked = [r for r in standin.chats() if r.status == 200][-1]
         assert (asked.host, asked.path, asked.model) == (
