@@ -12,7 +12,13 @@ from tests.conftest import FAULTS, ROOT
 from tests.modules import imports, modules, needed
 
 # Set by Databricks Apps, by CODA's parent process, or databricks-sdk's or Hermes's own.
-PLATFORM = {"PATH", "DATABRICKS_APP_NAME", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"}
+PLATFORM = {
+    "COLORFGBG",
+    "PATH",
+    "DATABRICKS_APP_NAME",
+    "DATABRICKS_CLIENT_ID",
+    "DATABRICKS_CLIENT_SECRET",
+}
 PLATFORM |= {"_GATEWAY_RESOLVED", "DATABRICKS_CONFIG_FILE", "HERMES_HOME"}
 LAPTOP = {"DATABRICKS_CONFIG_PROFILE", "DATABRICKS_APP_PORT"}  # no business of an app.yaml
 

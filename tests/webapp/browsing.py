@@ -69,7 +69,7 @@ def line(page: Page, text: str) -> None:
 def link(page: Page, text: str) -> None:
     """Wait until the dot's word is this one."""
     word = "() => getComputedStyle(document.querySelector('.link'), '::after').content"
-    page.wait_for_function(f"({word})().includes({text!r})")
+    holds(page, f"({word})().includes({text!r})")
 
 
 CLIPBOARD = "navigator.clipboard.readText()"
@@ -190,7 +190,12 @@ def named(panel: Locator) -> None:
 
 def typed(page: Page, text: str) -> None:
     """Wait until a text stands at the prompt, however it is broken into rows."""
-    page.wait_for_function(f"text => (({BUFFER})()).replaceAll('\\n', '').includes(text)", arg=text)
+    holds(page, f"text => (({BUFFER})()).replaceAll('\\n', '').includes(text)", arg=text)
+
+
+def holds(page: Page, condition: str, arg: object = None) -> None:
+    """Wait until JavaScript gives what counts as true; asked at each frame, it would be most of the browser's work."""
+    page.wait_for_function(condition, arg=arg, polling=100)
 
 
 def ready(page: Page) -> None:
@@ -215,4 +220,4 @@ def say(tab: Page, text: str) -> None:
     sees(tab, text)
     tab.keyboard.press("Enter")
     words = f"/: {text}/.test(document.querySelector('.xterm-rows').textContent)"
-    tab.wait_for_function(words)
+    holds(tab, words)

@@ -607,6 +607,7 @@ def ask(tab: Page, method: str, path: str, **body: object) -> Any:
     return tab.evaluate(f"fetch('/hermes{path}', {json.dumps(given)}).then(r => r.json())")
 
 
+@pytest.mark.slow
 def test_a_chat_in_the_dashboard_is_answered_listed_and_resumed_in_a_terminal(
     front: Runner, served: Served, workspace: StandIn, installed_hermes: Path
 ) -> None:

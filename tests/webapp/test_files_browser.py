@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="playwright, which drives the browser, 
 from playwright.sync_api import Page, expect
 
 from tests.served import Served, until
-from tests.webapp.browsing import Open, dialog, drop, ready, shot, typed
+from tests.webapp.browsing import Open, dialog, drop, holds, ready, shot, typed
 from tests.webapp.front import Front
 
 
@@ -85,7 +85,7 @@ def test_a_file_that_changes_while_its_download_is_cut_is_no_mixture(
         ready(page)
         page.keyboard.press("Control+Shift+E")
         dialog(page, "Files").get_by_role("link", name="large").click()
-        page.wait_for_function("document.querySelector('.giving progress')?.value > 0.05")
+        holds(page, "document.querySelector('.giving progress')?.value > 0.05")
         shot(page, "19-download")
         large.write_bytes(b"1" * 40_000_000)
         front.lose()

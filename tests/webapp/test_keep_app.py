@@ -28,7 +28,7 @@ from tests.real import run_hermes
 from tests.served import OWNER, Served, until
 from tests.standin import Answer, Call, StandIn
 from tests.standin.files import Volume
-from tests.webapp.browsing import Open, line, prompt, sees
+from tests.webapp.browsing import Open, holds, line, prompt, sees
 from tests.webapp.saving import everything, files_api, save_home, savers
 from webapp.keep.archive import Archive
 from webapp.keep.format import folder_of, new_name
@@ -129,7 +129,7 @@ def test_that_a_restart_empties_the_disk_is_said_once_until_it_is_read(
         expect(page.get_by_text(DISK)).to_be_visible()
         page.get_by_role("button", name="Got it").click()
         expect(page.get_by_text(DISK)).not_to_be_visible()
-        page.wait_for_function("localStorage.getItem('disk') === 'read'")
+        holds(page, "localStorage.getItem('disk') === 'read'")
         page.reload()
         sees(page, "projects")
         line(page, "turned off")

@@ -36,6 +36,7 @@ from tests.webapp.browsing import (
     dialog,
     drop,
     focused,
+    holds,
     line,
     named,
     prompt,
@@ -82,7 +83,7 @@ def test_a_dropped_file_lands_whole_and_its_path_is_typed(
     # It waits at the cursor, with the keyboard on it: the person presses Enter.
     page.keyboard.type("| wc -l")
     page.keyboard.press("Enter")
-    page.wait_for_function(f"/^3$/m.test(({BUFFER})())")
+    holds(page, f"/^3$/m.test(({BUFFER})())")
     expect(page.locator(".giving")).to_be_hidden()
 
 
@@ -131,7 +132,7 @@ def test_a_pasted_image_lands_and_pasted_text_is_typed(window: Open, shells: Ser
     uploads = shells.home / "projects" / "uploads"
     for count, keys in enumerate(["Shift+Insert", "Control+Shift+V"], 1):
         page.keyboard.press(keys)
-        page.wait_for_function(f"n => (({BUFFER})()).split('/pasted-').length === n + 1", arg=count)
+        holds(page, f"n => (({BUFFER})()).split('/pasted-').length === n + 1", arg=count)
     images = list(uploads.iterdir())
     assert len(images) == 2
     for image in images:
@@ -192,7 +193,7 @@ def test_an_upload_goes_on_after_the_wire_was_cut_and_ends_in_one_line_where_it_
         for cut in ("for a while", "for good"):
             with slow(page):
                 drop(page, tmp_path / "big.bin")
-                page.wait_for_function("document.querySelector('.giving progress')?.value > 0.05")
+                holds(page, "document.querySelector('.giving progress')?.value > 0.05")
                 shot(page, "17-upload")
                 relay.cut()
             expect(page.locator(".giving")).to_contain_text("the connection was lost, trying again")
@@ -214,7 +215,7 @@ def test_an_upload_can_be_stopped(window: Open, shells: Served, tmp_path: Path) 
     ready(page)
     with slow(page):
         drop(page, *tmp_path.iterdir())
-        page.wait_for_function("document.querySelector('.giving progress')?.value > 0.01")
+        holds(page, "document.querySelector('.giving progress')?.value > 0.01")
         page.get_by_role("button", name="Stop").click()
     expect(page.locator(".giving li")).to_have_count(6)
     until(lambda: list(uploads.iterdir()) == [], lambda: str(list(uploads.iterdir())))
@@ -297,7 +298,7 @@ def test_the_files_panel_without_a_mouse(window: Open, shells: Served) -> None:
     named(files)
     for viewport in (PHONE, {"width": 1200, "height": 700}):
         page.set_viewport_size(viewport)  # type: ignore[arg-type]
-        page.wait_for_function("width => innerWidth === width", arg=viewport["width"])
+        holds(page, "width => innerWidth === width", arg=viewport["width"])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         shot(page, f"18-files-{viewport['width']}")
         walk_by_keys(page)
