@@ -1,4 +1,7 @@
-"""What the app may use: its models and a volume, as its resources; by SQL where that is refused."""
+"""What the app may use, as its resources: models and a volume.
+
+Where a model service is refused, the SQL with which an admin gives it is printed.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +140,7 @@ def _replace(
         reason = why or reason
     if after != others:
         return after, reason
-    # What the app has stays, but for what is to go.
+    # All was refused: the app keeps what it has, but for what is to be taken away.
     kept = _without(before, _lost(before, ours))
     gone = kept != before and not _update(target, kept)
     return (kept if gone else before), reason
@@ -163,7 +166,7 @@ def _is_held(target: Target, app: App | None, new: AppResource) -> bool:
     if app is None:
         return False
     if giving := [one for one in app.resources or [] if _gives(one, new)]:
-        # What a resource of ours gives goes with it: a model may have another place now.
+        # What a resource of ours gives goes with it: its name may be another model's now.
         return any(one.name not in OURS for one in giving)
     return bool(_rights(new)) and not _missing(target, app, new)
 

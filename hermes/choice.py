@@ -1,7 +1,7 @@
 """Which places Hermes gets: the wanted model where it answers, else the fallback, else the best
 model that does.
 
-`prove` is the whole sequence, for setup, `--check`, the deployment and the page.
+`prove` is the whole sequence, for setup, `--check`, `make report`, the deployment and the page.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from hermes.routes import (
 from hermes.settings import HermesSettings
 from hermes.trust import Trust
 
-SUBSTITUTES = 6  # models that are asked for at most where neither of the two answers
+SUBSTITUTES = (
+    6  # models that are asked for at most where neither the wanted model nor the fallback answers
+)
 
 
 class Choice(Enum):
-    """Whose model Hermes gets."""
+    """Which model Hermes gets."""
 
     WANTED = auto()
     FALLBACK = auto()  # the wanted model answers nowhere
@@ -43,9 +45,9 @@ class Choice(Enum):
 class Proof:
     """What was asked for, what was chosen, and why.
 
-    `others` are chat models that could be set instead. `direct` is what direct serving says to the
-    wanted model's endpoint; None where that was not asked. `alike` are listed models with a name
-    like the wanted one's, where no place knows it.
+    `others` are chat models that could be set instead, where nothing answers. `direct` is what
+    direct serving says to the wanted model's endpoint; None where that was not asked. `alike` are
+    listed models with a name like the wanted one's, where no place knows it.
     """
 
     settings: HermesSettings
@@ -161,7 +163,7 @@ class _Chooser:
     def _offered(self, url: str, there: list[Place]) -> dict[str, int]:
         """What a route serves: model services, where a model that was chosen there is one."""
         services = any(p.is_service for p in there) and url in own_routes(self.settings.host)
-        retired = self.prover.learnt.is_retired(Place(url, "databricks-any"))
+        retired = self.prover.learnt.is_retired(Place(url, "databricks-any"))  # whichever
         return self.catalog.offered(url, services, not retired)
 
     def others(self) -> tuple[str, ...]:
@@ -207,7 +209,7 @@ class _Chooser:
         return next((place for name in names if (place := self._find(name))), None)
 
     def _was_refused(self) -> bool:
-        """Whether somebody said no to a model, rather than to the token, or nothing at all."""
+        """Whether a place refused a model; a refused token, or no answer, does not count."""
         return any(answer.serves is False for answer in self.prover.answers)
 
     def _direct_for(self, after: Place | None) -> Place | None:

@@ -1,6 +1,7 @@
 """Where a workspace's token may go: setup's questions, and what is written, are decided here.
 
-It may go to the workspace's own host and to the workspace's gateway. A gateway counts where
+It may go to the workspace's own host, to the workspace's gateway, and to the URLs that the last
+setup wrote; where neither host nor URLs are known, to Databricks' hosts. A gateway counts where
 `DATABRICKS_GATEWAY_HOST` names it, or where it is in the same one of Databricks' clouds
 (`hermes/login.py` checks that). databricks-sdk asks the workspace's own host alone. In
 Hermes's config the token stands in the providers that have one of our names and such a URL, and in

@@ -32,7 +32,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 
 
 class Access:
-    """Lets the owner in, and nobody else; on a laptop, only this machine's own browser.
+    """Lets the owner in, and nobody else; on a laptop, who asks for localhost.
 
     `/health` answers "ok" to anyone. An Origin must be the app's own; a websocket, and whatever is
     not GET or HEAD, must have one. Another site's page may link to the app, but not embed anything

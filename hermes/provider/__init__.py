@@ -11,8 +11,9 @@ request:
      "models": {"<model>": {"<base url>":
          {"max_tokens": 25000, "cache": "all" | "no-tools" | "none", "workspace_id": "123"}}}}
 
-`hosts` are Databricks' too, though their names do not tell. `max_tokens` is the most that this
-endpoint takes; `cache` is where it takes cache marks; `workspace_id` is named where a host serves
+`hosts` are Databricks' too, though their names do not tell. `max_tokens` at the top is the user's
+own cap, that of a place the most that its endpoint takes; `cache` is where it takes cache marks, in
+all messages or in all but tools'; `workspace_id` is named where a host serves
 several workspaces. A model is called what it is called on that route: `databricks-<model>` or
 `system.ai.<model>`. Nothing here raises into a chat: what cannot be adapted is sent as it was.
 """
@@ -143,8 +144,8 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
 
 
 def _cached(messages: list[Message], where: Any) -> list[Message]:
-    """The messages with cache marks, four at most: the system's, the user's last two, and where it
-    is taken the last tool's.
+    """The messages with cache marks, four at most: the system's, the user's last two, and the
+    last tool's where the endpoint takes it.
     """
     left = {} if where == "none" else {"system": 1, "user": 2, "tool": int(where == "all")}
     shaped = list(messages)

@@ -203,7 +203,7 @@ def in_projects(home: Path) -> dict[str, str]:
 def test_a_volume_that_fails_at_the_start_loses_nothing(
     workspace: StandIn, volume: Volume, window: Open, tmp_path: Path
 ) -> None:
-    """No terminal opens on top of what is not known; a start without it is a line of its own."""
+    """No terminal opens on top of what is not known; a start without it is a history of its own."""
     (tmp_path / "projects").mkdir()
     (tmp_path / "projects" / "mine.txt").write_text("old\n")
     save_home(workspace, tmp_path)

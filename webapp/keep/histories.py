@@ -28,11 +28,12 @@ from webapp.keep.format import (
 )
 
 CHOICE = "choice.json"
+# A history was called a line once; what lies on volumes keeps that name.
 NAME = re.compile(r"line-\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
 def find_histories(files: FilesAPI, volume: str) -> list[History]:
-    """Those that have a state, the newest first."""
+    """The histories that have a state, the newest first."""
     entries = files.list_directory_contents(volume)
     folders = [entry.name for entry in entries if entry.is_directory and entry.name]
     names = [MAIN, *filter(NAME.fullmatch, folders)]
@@ -53,7 +54,7 @@ def recall_choice(files: FilesAPI, volume: str, histories: Iterable[History]) ->
 
 
 def record_choice(files: FilesAPI, volume: str, name: str, histories: Iterable[History]) -> None:
-    """Remember which of these was chosen."""
+    """Remember which of these histories was chosen."""
     told = {"line": name, "known": [one.name for one in histories]}
     files.upload(f"{volume}/{CHOICE}", io.BytesIO(json.dumps(told).encode()), overwrite=True)
 

@@ -1,7 +1,7 @@
 """What outlives a restart: when it is brought back and saved, and by whom.
 
-A process of its own does the work, at low priority. It gets the token of the moment with each
-request, through a pipe, and the app's client secret never.
+A process of its own does the work, at low priority once all is brought back. It gets the token of
+the moment with each request, through a pipe, and the app's client secret never.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from webapp.tokens import bearer, one_line
 
 log = logging.getLogger(__name__)
 
-EVERY, MOST_PAUSE = 60.0, 900.0  # seconds between two saves; at most, while they fail
-MOST_PAUSE_BEFORE = 30.0  # at most between two tries to bring back: nothing else goes on meanwhile
+EVERY = 60.0  # seconds between two saves
+MOST_PAUSE = 900.0  # seconds between two saves at most, while they fail
+MOST_PAUSE_BEFORE = (
+    30.0  # seconds at most between two tries to bring back: nothing else goes on meanwhile
+)
 LAST = 8.5  # seconds for the save at the end
 PATIENCE = 20.0  # seconds after which a start without what was saved is offered, whatever is known
 NONE_WHOLE = "no saved state is whole"
@@ -44,7 +47,7 @@ class Phase(Enum):
 
 
 class Do(Enum):
-    """What is to be done next."""
+    """What the thread in the background may do."""
 
     RESTORE = "restore"
     SAVE = "save"
@@ -53,7 +56,7 @@ class Do(Enum):
 
 
 def what_next(phase: Phase, stopping: bool) -> Do:
-    """What is to be done next.
+    """Which of them comes next.
 
     Arguments:
         phase: how far it is.
@@ -150,6 +153,7 @@ class Keeper:
 
     Arguments:
         settings: the app's; without a volume, nothing is done.
+        owner: who is expected among the volume's readers.
         login: gives databricks-sdk's `Config`.
         every: seconds between two saves.
     """
@@ -167,7 +171,7 @@ class Keeper:
         self._state = ""  # the one that was brought back
         self._stopping = self._told = False
         self._wake = threading.Event()
-        self._lock = threading.Lock()  # the status and the process, together
+        self._lock = threading.Lock()  # what changes the status, or which process is asked
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     # --- For the page
@@ -232,7 +236,9 @@ class Keeper:
     def _run(self) -> None:
         failures = 0
         while (do := self._next()) is not Do.END:
-            stopping = self._stopping  # the last save is one that begins after this
+            stopping = (
+                self._stopping
+            )  # as it was before this turn: the save of this turn is the last
             if do is Do.NOTHING:
                 self._sleep(None)
             elif answer := self._try(do):
@@ -292,7 +298,7 @@ class Keeper:
         """Take in what was answered, for the line below the page and the app's log."""
         with self._lock:
             if do is Do.RESTORE and self.status.phase is not Phase.RESTORING:
-                return  # of a process that was ended meanwhile
+                return  # the answer of a process that was killed meanwhile
             before, problem = self.status.problem, str(answer.get("problem", ""))
             seen = {key: answer[key] for key in ("readers", "exposed") if key in answer}
             self._set(problem=problem, **seen)

@@ -2,7 +2,7 @@
 
 `~/projects`, `~/.gitconfig`, and of `~/.hermes` the names below: all else there can be made again,
 or is a credential.
-A file's content is not looked at: what is a credential is said by its name.
+No content is searched for credentials: a file's name says what is one.
 """
 
 from __future__ import annotations
