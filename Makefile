@@ -80,11 +80,12 @@ coda: .venv/ready
 # not read it, and the shell sees it as a variable's value alone. An APP or a HOST of the environment
 # is something else's.
 GIVEN := APP PROFILE HOST SET VOLUME DRY FORCE
-$(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(eval export DEPLOY_$(name) := $$(value $(name)))))
+# Those of some variables that were given on the command line.
+typed = $(strip $(foreach name,$1,$(if $(filter command,$(origin $(name))),$(name))))
+$(foreach name,$(call typed,$(GIVEN)),$(eval export DEPLOY_$(name) := $$(value $(name))))
 unexport $(GIVEN)
-ELSEWHERE = $(strip $(foreach name,$(GIVEN),$(if $(filter command,$(origin $(name))),$(name))))
-ODD = $(filter-out $(GIVEN) PYTHON STANDIN_OPTIONS,$(foreach name,$(.VARIABLES),\
-	$(if $(filter command,$(origin $(name))),$(name))))
+ELSEWHERE = $(call typed,$(GIVEN))
+ODD = $(filter-out $(GIVEN) PYTHON STANDIN_OPTIONS,$(call typed,$(.VARIABLES)))
 ASKED = $${DEPLOY_APP+"--app=$$DEPLOY_APP"} $${DEPLOY_PROFILE+"--profile=$$DEPLOY_PROFILE"} \
 	$${DEPLOY_HOST+"--host=$$DEPLOY_HOST"} $${DEPLOY_SET+"--set=$$DEPLOY_SET"} \
 	$${DEPLOY_VOLUME+"--volume=$$DEPLOY_VOLUME"} $${DEPLOY_DRY+"--dry=$$DEPLOY_DRY"} \

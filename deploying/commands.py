@@ -108,8 +108,7 @@ def deploy_app(target: Target, options: Options, root: Path) -> int:
         limit_instances(target, app)
     give_resources(target, app, resources)
     if volume:
-        principal = (app and app.service_principal_client_id) or ""
-        say("Volume", find_readers(lambda: target.client, volume, [principal]).line or NO_READERS)
+        say_readers(target, app, volume)
     deploy(target, app, upload(target, files, given, old))
     print((app and app.url) or target.page)
     return 0
@@ -131,6 +130,12 @@ def say_proof(proof: Proof) -> bool:
         return True
     print(f"{table(proof.settings, proof.answers)}\nNot served: {verdict(proof)}", file=sys.stderr)
     return False
+
+
+def say_readers(target: Target, app: App | None, volume: str) -> None:
+    """Say who else may read what the app will save."""
+    principal = (app and app.service_principal_client_id) or ""
+    say("Volume", find_readers(lambda: target.client, volume, [principal]).line or NO_READERS)
 
 
 def models_of(proof: Proof | None) -> list[str]:

@@ -26,9 +26,8 @@ from hermes.routes import (
 from hermes.settings import HermesSettings
 from hermes.trust import Trust
 
-SUBSTITUTES = (
-    6  # models that are asked for at most where neither the wanted model nor the fallback answers
-)
+# Models that are asked for at most where neither the wanted one nor the fallback answers.
+SUBSTITUTES = 6
 
 
 class Choice(Enum):
